@@ -1,0 +1,1 @@
+"""corral: a Kubernetes operator that runs teams of AI agents."""
