@@ -1,0 +1,141 @@
+"""What operator and worker say to each other about one attempt, on top of A2A 1.0.
+
+An attempt is an A2A message whose ``messageId`` and ``taskId`` are the attempt id and whose
+``contextId`` is the run id. What A2A has no word for travels in ``metadata`` under the
+extension's URI, as the JSON of the models below. Numbers in metadata are text where they must be
+exact, because protobuf's Struct turns 50 into 50.0.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from corral.api.agent import AgentSpec
+from corral.api.errors import ErrorClass
+from corral.api.model import ModelSpec
+from corral.api.types import Resource
+
+EXTENSION = "https://corral.dev/a2a/attempt/v1"
+"""The A2A extension's URI, and the metadata key that holds its models."""
+
+HEADER_WORKER_UID = "Corral-Worker-UID"
+"""The pod UID that the caller means; a worker refuses another's."""
+HEADER_EPOCH = "Corral-Epoch"
+"""The leader's Lease epoch; a worker refuses one lower than the highest it has seen."""
+
+ACK_PATH = "/corral/v1/ack"
+INVENTORY_PATH = "/corral/v1/inventory"
+DRAIN_PATH = "/corral/v1/drain"
+HEALTH_PATH = "/healthz"
+READY_PATH = "/readyz"
+METRICS_PATH = "/metrics"
+WORKER_PORT = 8080
+
+REFUSALS = {
+    "WrongWorker": 421,
+    "StaleEpoch": 412,
+    "NoCapacity": 429,
+    "Draining": 503,
+    "RevisionMismatch": 409,
+    "Tombstoned": 410,
+    "Unauthorized": 401,
+}
+"""Why a worker refuses a call: the reason in the error body, and its HTTP status."""
+
+
+class AttemptRequest(Resource):
+    """The extension's part of a message that starts (or attaches to) an attempt."""
+
+    attempt_id: str
+    effect_key: str
+    """The attempt id without the attempt's number: the same for every retry."""
+    agent_revision: str
+    timeout_seconds: str
+    max_output_bytes: str = "262144"
+    output_schema: str | None = None
+    """A JSON Schema as compact JSON; replaces the Agent's own."""
+    traceparent: str | None = None
+    correlation_id: str | None = None
+
+
+class ModelUsage(Resource):
+    """What the calls to one model used. All counts are whole numbers as text."""
+
+    model_ref: str
+    provider: str
+    model: str
+    requests: str = "0"
+    input_tokens: str = "0"
+    output_tokens: str = "0"
+    cached_input_tokens: str = "0"
+    simulated: bool = False
+
+
+class AttemptError(Resource):
+    error_class: ErrorClass
+    message: Annotated[str, Field(max_length=1024)]
+
+
+class AttemptReport(Resource):
+    """The extension's part of a Task: how the attempt goes, what it used, why it failed."""
+
+    attempt_id: str
+    pod_uid: str
+    agent_revision: str
+    usage: list[ModelUsage] = Field(default_factory=list)
+    error: AttemptError | None = None
+    duration_seconds: str = "0"
+
+
+class InventoryEntry(Resource):
+    attempt_id: str
+    state: str
+    """An A2A TaskState's name: SUBMITTED, WORKING, COMPLETED, FAILED, CANCELED."""
+    elapsed_seconds: float
+
+
+class Inventory(Resource):
+    """What a worker holds: answered to GET on INVENTORY_PATH."""
+
+    pod_uid: str
+    epoch: int
+    draining: bool
+    free: int
+    """How many more attempts it would start now."""
+    attempts: list[InventoryEntry] = Field(default_factory=list)
+    """Running and finished but not yet acknowledged ones."""
+    problem: str | None = None
+    """Why the worker is not ready, in a sentence for a person (a key that is not mounted, …)."""
+
+
+class Ack(Resource):
+    """The body of POST on ACK_PATH: results that are committed and need not be kept."""
+
+    attempt_ids: list[str]
+
+
+class OperatorIdentity(Resource):
+    """Whose tokens a worker accepts: JWTs of this issuer and subject, audience = the pod's UID."""
+
+    issuer: str
+    subject: str
+    jwks: dict[str, object]
+
+
+class WorkerConfig(Resource):
+    """Everything that a worker pod knows, mounted as one file by the downward API."""
+
+    namespace: str
+    agent_name: str
+    agent: AgentSpec
+    agent_revision: str
+    models: dict[str, ModelSpec]
+    """By the Model object's name: the agent's model and its fallbacks."""
+    concurrency: int
+    drain_timeout_seconds: float
+    operator: OperatorIdentity
+
+
+CONFIG_FILE = "/etc/corral/worker/config.json"
+KEYS_DIR = "/etc/corral/keys"
+"""``<KEYS_DIR>/<Model's name>/key`` holds a Model's API key; read at every call."""

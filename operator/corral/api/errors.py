@@ -1,0 +1,64 @@
+"""Error classes and condition reasons: the words that people and machines match on."""
+
+from enum import StrEnum
+
+
+class ErrorClass(StrEnum):
+    """Why an attempt failed; used in ``retryStrategy.onErrors``, rows and metrics."""
+
+    TIMEOUT = "Timeout"
+    MODEL_UNAVAILABLE = "ModelUnavailable"
+    RATE_LIMITED = "RateLimited"
+    INVALID_OUTPUT = "InvalidOutput"
+    TOOL_FAILED = "ToolFailed"
+    WORKER_LOST = "WorkerLost"
+    NO_CAPACITY = "NoCapacity"
+    AUTH = "Auth"
+    QUOTA = "Quota"
+    BUDGET = "Budget"
+    REJECTED = "Rejected"
+    INTERNAL = "Internal"
+
+
+INFRASTRUCTURE = frozenset(
+    {ErrorClass.WORKER_LOST, ErrorClass.NO_CAPACITY, ErrorClass.RATE_LIMITED}
+)
+"""Losses that are not the step's fault: not counted against ``retryStrategy.limit``."""
+
+NEVER_RETRIED = frozenset({ErrorClass.AUTH, ErrorClass.QUOTA, ErrorClass.BUDGET})
+
+
+class ConditionType(StrEnum):
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    FINISHED = "Finished"
+    SUCCEEDED = "Succeeded"
+    SUSPENDED = "Suspended"
+    DEGRADED = "Degraded"
+
+
+class Reason(StrEnum):
+    """Reasons of conditions, and of Events of the same name."""
+
+    PROGRESSING = "Progressing"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    STOPPED = "Stopped"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    INVALID_SPEC = "InvalidSpec"
+    NOT_SUPPORTED = "NotSupported"
+    AGENT_NOT_FOUND = "AgentNotFound"
+    AGENT_NOT_READY = "AgentNotReady"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    SECRET_MISSING = "SecretMissing"  # noqa: S105
+    POOL_NOT_FOUND = "PoolNotFound"
+    POD_FAILED = "PodFailed"
+    SCALING = "Scaling"
+    ROLLING_OUT = "RollingOut"
+    READY = "Ready"
+    STEP_FAILED = "StepFailed"
+    TOLERATED_FAILURES = "ToleratedFailures"
+    TOO_LARGE = "TooLarge"
