@@ -62,3 +62,4 @@ class Reason(StrEnum):
     STEP_FAILED = "StepFailed"
     TOLERATED_FAILURES = "ToleratedFailures"
     TOO_LARGE = "TooLarge"
+    NO_CAPACITY = "NoCapacity"

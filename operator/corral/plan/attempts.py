@@ -1,0 +1,207 @@
+"""The life of an attempt: wanted, started, ended, given up."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from corral.api.errors import ErrorClass
+from corral.api.types import seconds
+from corral.api.workflow import Step as StepSpec
+from corral.api.workflow import StepPhase
+from corral.plan.expressions import (
+    ExpressionError,
+    as_text,
+    compact_json,
+    render_data,
+    templates_in,
+)
+from corral.plan.observed import AgentView, Pass, Payload, Result, Slot, Want
+from corral.plan.retry import wait_before_retry
+from corral.plan.scope import input_names
+from corral.plan.state import Node, Step
+from corral.plan.steps import INVALID_EXPRESSION, item_variables
+
+BACKSTOP = 15.0
+"""Seconds after a worker's own timeout at which the operator gives an attempt up."""
+MAX_INPUT = 4 * 1024 * 1024
+"""Characters of one rendered input."""
+
+
+def running_nodes(
+    specs: Mapping[str, StepSpec], steps: Mapping[str, Step]
+) -> Iterator[tuple[StepSpec, int, Node]]:
+    """The nodes with an attempt on a worker: (the step's spec, item, node)."""
+    for name, step in steps.items():
+        if not step.final:
+            for index, node in enumerate(step.nodes):
+                if node.worker is not None:
+                    yield specs[name], index, node
+
+
+def absorb(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> None:
+    """Records results: of the attempt that runs, or the usage of one that was given up.
+
+    A result counts only while the state shows that attempt running on that worker; anything else
+    was recorded before, or never belonged to this run.
+    """
+    running = {
+        p.step_id(spec, index, node.attempt): (spec, index, node)
+        for spec, index, node in running_nodes(specs, steps)
+    }
+    for result in p.results:
+        if (given_up := p.run.unsettled.get(result.attempt_id)) is not None:
+            if given_up.uid == result.worker_uid:
+                del p.run.unsettled[result.attempt_id]
+                p.run.late.add(result.used)
+            continue
+        found = running.pop(result.attempt_id, None)
+        if found is None:
+            continue
+        spec, _, node = found
+        if node.worker is None or node.worker.uid != result.worker_uid:
+            continue
+        node.used.add(result.used)
+        if result.error is None:
+            node.output = result.output
+            node.end(StepPhase.SUCCEEDED, p.now)
+        else:
+            _attempt_failed(p, spec, node, result)
+
+
+def _attempt_failed(p: Pass, spec: StepSpec, node: Node, result: Result) -> None:
+    error = result.error or ErrorClass.INTERNAL
+    wait = wait_before_retry(node, error, spec.retry_strategy, result.attempt_id)
+    if wait is None:
+        node.end(StepPhase.FAILED, p.now, error.value, result.message)
+        return
+    node.worker = None
+    node.deadline = None
+    node.reason = error.value
+    node.message = result.message[:1024]
+    if wait > 0:
+        node.phase = StepPhase.WAITING
+        node.not_before = p.now + wait
+    else:
+        node.phase = StepPhase.QUEUED
+
+
+def expire(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> None:
+    """Gives up attempts whose worker should have ended them long ago."""
+    for spec, index, node in list(running_nodes(specs, steps)):
+        backstop = (node.deadline or p.now) + BACKSTOP
+        if backstop > p.now:
+            p.wake.append(backstop)
+            continue
+        attempt = p.step_id(spec, index, node.attempt)
+        worker_uid = node.worker.uid if node.worker else ""
+        give_up(p, spec, index, node)
+        result = Result(
+            attempt, worker_uid, node.used, None, ErrorClass.TIMEOUT, "the worker gave no answer"
+        )
+        _attempt_failed(p, spec, node, result)
+
+
+def give_up(p: Pass, spec: StepSpec, index: int, node: Node) -> None:
+    """Leaves a running attempt to be cancelled; its usage is booked when its worker tells it."""
+    if node.worker is not None:
+        p.run.unsettled[p.step_id(spec, index, node.attempt)] = node.worker
+        node.worker = None
+
+
+def wanted(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> list[Want]:
+    """Attempts that may start now, in the order of steps and items, within all parallelisms."""
+    if p.spec.suspend:
+        return []
+    running = sum(1 for _ in running_nodes(specs, steps))
+    room = p.spec.parallelism - running if p.spec.parallelism is not None else None
+    wants: list[Want] = []
+    for name, step in steps.items():
+        spec = specs[name]
+        if step.final or spec.agent_ref is None or not _agent(p, spec):
+            continue
+        queued = [i for i, node in enumerate(step.nodes) if node.phase is StepPhase.QUEUED]
+        if spec.for_each and spec.for_each.max_concurrent is not None:
+            busy = sum(node.worker is not None for node in step.nodes)
+            queued = queued[: max(0, spec.for_each.max_concurrent - busy)]
+        wants += [
+            Want(p.step_id(spec, index, step.nodes[index].attempt + 1), spec.agent_ref.name)
+            for index in queued
+        ]
+    return wants if room is None else wants[: max(0, room)]
+
+
+def _agent(p: Pass, spec: StepSpec) -> AgentView | None:
+    view = p.agents.get(spec.agent_ref.name) if spec.agent_ref else None
+    return view if view and view.ready else None
+
+
+def start(
+    p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step], slots: Mapping[str, Slot]
+) -> dict[str, Payload]:
+    """Starts the attempts that got a slot; the step fails where its input can't be rendered."""
+    payloads: dict[str, Payload] = {}
+    for name, step in steps.items():
+        spec = specs[name]
+        for index, node in enumerate(step.nodes):
+            if node.phase is not StepPhase.QUEUED:
+                continue
+            identity = p.step_id(spec, index, node.attempt + 1)
+            slot = slots.get(identity)
+            if slot is None:
+                continue
+            node.started = node.started or p.now
+            node.attempt += 1
+            node.attempt_started = p.now
+            node.worker = slot.worker
+            node.agent_revision = slot.agent_revision
+            node.phase = StepPhase.RUNNING
+            node.reason = node.message = None
+            node.deadline = p.now + attempt_timeout(p, spec)
+            p.wake.append(node.deadline + BACKSTOP)
+            try:
+                payloads[identity] = payload(p, spec, step, index)
+            except ExpressionError as error:
+                node.end(StepPhase.FAILED, p.now, INVALID_EXPRESSION, str(error))
+    return payloads
+
+
+def attempt_timeout(p: Pass, spec: StepSpec) -> float:
+    """Seconds that one attempt may take: the step's word, else the Agent's."""
+    if spec.timeout is not None:
+        return seconds(spec.timeout)
+    agent = _agent(p, spec)
+    return agent.timeout if agent else 300.0
+
+
+def payload(p: Pass, spec: StepSpec, step: Step, index: int) -> Payload:
+    """What the running attempt's worker is sent.
+
+    Raises:
+        ExpressionError: the input can't be rendered.
+    """
+    node = step.nodes[index]
+    if node.worker is None:
+        raise ValueError(f"no attempt of {spec.name}[{index}] is running")
+    names = input_names(spec)
+    extra = item_variables(spec, step, index, node.attempt)
+    data: dict[str, Any] | None = None
+    text: str | None = None
+    if spec.input_data is not None:
+        expressions = tuple(
+            e for template in templates_in(spec.input_data, names) for e in template.expressions
+        )
+        data = render_data(spec.input_data, names, p.scope.variables(expressions, **extra))
+    if spec.input is not None:
+        (template,) = templates_in(spec.input, names)
+        text = as_text(p.scope.render(template, **extra))
+    size = len(text or "") + (len(compact_json(data)) if data is not None else 0)
+    if size > MAX_INPUT:
+        raise ExpressionError(f"the input has {size} characters, more than {MAX_INPUT}")
+    return Payload(
+        attempt_id=p.step_id(spec, index, node.attempt),
+        worker=node.worker,
+        agent_revision=node.agent_revision or "",
+        timeout=max(0.001, (node.deadline or p.now) - (node.attempt_started or p.now)),
+        input=text,
+        input_data=data,
+        output_schema=spec.output_schema,
+    )

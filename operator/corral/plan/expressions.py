@@ -1,0 +1,315 @@
+"""CEL expressions and the ``$( … )`` templates that hold them.
+
+A template is text with ``$( CEL )`` in it; ``$$(`` stands for a literal ``$(`` and nothing else is
+an escape. A template that is one expression and nothing more keeps its value's type; inside text,
+lists and maps render as compact JSON. What an expression yields is data: it is never evaluated
+again. The language: https://github.com/google/cel-spec, with optional values (``?.``,
+``orValue``), the strings and math extensions, and ``json``, ``sum``, ``avg``, ``sort``,
+``distinct``.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from cel_expr_python import cel
+from cel_expr_python.ext import ext_bindings, ext_math, ext_optional, ext_strings
+
+
+class ExpressionError(ValueError):
+    """An expression that does not compile, or whose evaluation failed. The text is for people."""
+
+
+def compact_json(value: object) -> str:
+    """``value`` as JSON without blanks, keys in the order given."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def whole_numbers(value: Any) -> Any:
+    """``value`` with every whole float made an int, because JSON has one number type and CEL two.
+
+    ``{"score": 2.0}`` and ``{"score": 2}`` are the same JSON; in CEL ``2.0 + 1`` is an error.
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
+        return int(value)
+    if isinstance(value, list):
+        return [whole_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: whole_numbers(item) for key, item in value.items()}
+    return value
+
+
+def _sum(values: list[int | float]) -> int | float:
+    return math.fsum(values) if any(isinstance(v, float) for v in values) else sum(values)
+
+
+def _avg(values: list[Any]) -> float:
+    if not values:
+        raise ValueError("avg() of an empty list")
+    return float(sum(values) / len(values))
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    seen: dict[str, Any] = {}
+    for value in values:
+        seen.setdefault(json.dumps(value, sort_keys=True), value)
+    return list(seen.values())
+
+
+def _function(name: str, returns: cel.Type, takes: cel.Type, implementation: Any) -> Any:
+    overload = cel.Overload(f"corral_{name}", returns, [takes], impl=implementation)
+    return cel.FunctionDecl(name, [overload])
+
+
+_FUNCTIONS = [
+    _function("json", cel.Type.DYN, cel.Type.STRING, lambda text: whole_numbers(json.loads(text))),
+    _function("sum", cel.Type.DYN, cel.Type.LIST, _sum),
+    _function("avg", cel.Type.DOUBLE, cel.Type.LIST, _avg),
+    _function("sort", cel.Type.LIST, cel.Type.LIST, sorted),
+    _function("distinct", cel.Type.LIST, cel.Type.LIST, _distinct),
+]
+
+
+@lru_cache(maxsize=512)
+def _environment(names: frozenset[str]) -> Any:
+    return cel.NewEnv(
+        variables=dict.fromkeys(names, cel.Type.DYN),
+        extensions=[
+            ext_optional.ExtOptional(),
+            ext_strings.ExtStrings(),
+            ext_math.ExtMath(),
+            ext_bindings.ExtBindings(),
+        ],
+        functions=_FUNCTIONS,
+    )
+
+
+_STRING_LITERAL = re.compile(
+    r"""[rRbB]{0,2}(\"\"\".*?\"\"\"|'''.*?'''|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')""", re.DOTALL
+)
+_INDEXED = re.compile(r"""\[\s*\??\s*["']([A-Za-z_]\w*)["']\s*\]""")
+_MEMBER = re.compile(
+    r"(?<![\w.])(?P<root>[A-Za-z_]\w*)\s*\.\s*(?P<optional>\??)\s*(?P<name>[A-Za-z_]\w*)"
+    r"(?P<call>\s*\()?(?:\s*\.\s*\??\s*(?P<field>[A-Za-z_]\w*))?"
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A use of ``root.name`` (and of its ``field``), such as ``steps.plan.output``."""
+
+    root: str
+    name: str
+    field: str | None
+    tested: bool
+    """Whether the expression copes with its absence: ``?.`` or ``has()``."""
+
+
+@lru_cache(maxsize=8192)
+def references(source: str) -> tuple[Reference, ...]:
+    """The members that an expression reads, those in string literals left out."""
+    text = _STRING_LITERAL.sub("''", _INDEXED.sub(r".\1", source))
+    found = []
+    for match in _MEMBER.finditer(text):
+        if match["call"]:
+            continue
+        tested = bool(match["optional"]) or bool(
+            re.search(rf"has\(\s*{match['root']}\s*\.\s*{match['name']}\b", text)
+        )
+        found.append(Reference(match["root"], match["name"], match["field"], tested))
+    return tuple(found)
+
+
+def _first_line(message: str) -> str:
+    line = message.split("\n", 1)[0].removeprefix("INVALID_ARGUMENT: ")
+    line = re.sub(r"^ERROR: <input>:1:(\d+): ", r"column \1: ", line)
+    return line.removesuffix(" (in container '')")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """One CEL expression over the variables ``names``.
+
+    Raises:
+        ExpressionError: at construction, where it does not compile.
+    """
+
+    source: str
+    names: frozenset[str]
+
+    def __post_init__(self) -> None:
+        _ = self._program
+
+    @cached_property
+    def _program(self) -> Any:
+        return _compile(self.source, self.names)
+
+    def evaluate(self, variables: Mapping[str, Any]) -> Any:
+        """The value as JSON data.
+
+        Raises:
+            ExpressionError: something is absent, of the wrong type, or no JSON.
+        """
+        try:
+            result = self._program.eval(data=dict(variables))
+            value = result.plain_value()
+        except TypeError:
+            raise ExpressionError(
+                f"{self.source}: gives an optional value; add .orValue(…)"
+            ) from None
+        except RuntimeError as error:
+            raise ExpressionError(f"{self.source}: {_first_line(str(error))}") from None
+        if result.type() == cel.Type.ERROR:
+            raise ExpressionError(f"{self.source}: {_reason(str(value))}")
+        return _as_json(self.source, value)
+
+
+@lru_cache(maxsize=8192)
+def _compile(source: str, names: frozenset[str]) -> Any:
+    try:
+        return _environment(names).compile(source)
+    except RuntimeError as error:
+        raise ExpressionError(f"{source}: {_first_line(str(error))}") from None
+
+
+def _reason(error: str) -> str:
+    """cel-cpp's error without its status code, and in words for the one that people meet most."""
+    text = error.split(": ", 1)[-1]
+    if missing := re.match(r'Key not found in map : "?([^"]*)"?', text):
+        return f"there is no {missing[1]!r} (use .? and orValue where it may be absent)"
+    return text
+
+
+def _as_json(source: str, value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ExpressionError(f"{source}: gives {value}, which JSON cannot hold")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list):
+        return [_as_json(source, item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _as_json(source, item) for key, item in value.items()}
+    if isinstance(value, bytes | bytearray):
+        raise ExpressionError(f"{source}: gives bytes, which JSON cannot hold")
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Text with expressions in it.
+
+    Raises:
+        ExpressionError: at construction, where an expression does not compile or does not end.
+    """
+
+    source: str
+    names: frozenset[str]
+
+    def __post_init__(self) -> None:
+        _ = self.parts
+
+    @cached_property
+    def parts(self) -> tuple[str | Expression, ...]:
+        """Literal texts and expressions, in order."""
+        return tuple(
+            part if isinstance(part, str) else Expression(part[0], self.names)
+            for part in _split(self.source)
+        )
+
+    @property
+    def expressions(self) -> tuple[Expression, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Expression))
+
+    def render(self, variables: Mapping[str, Any]) -> Any:
+        """The value of the only expression, typed; else the text.
+
+        Raises:
+            ExpressionError: an expression in it failed.
+        """
+        if len(self.parts) == 1 and isinstance(self.parts[0], Expression):
+            return self.parts[0].evaluate(variables)
+        return "".join(
+            part if isinstance(part, str) else as_text(part.evaluate(variables))
+            for part in self.parts
+        )
+
+
+def as_text(value: Any) -> str:
+    """A value as it stands inside text: strings as they are, all else as compact JSON."""
+    return value if isinstance(value, str) else compact_json(value)
+
+
+@lru_cache(maxsize=8192)
+def _split(source: str) -> tuple[str | tuple[str], ...]:
+    """Literal strings, and one-tuples that hold an expression's source."""
+    parts: list[str | tuple[str]] = []
+    literal = ""
+    position = 0
+    while (start := source.find("$(", position)) >= 0:
+        if start > 0 and source[start - 1] == "$" and start - 1 >= position:
+            literal += source[position : start - 1] + "$("
+            position = start + 2
+            continue
+        literal += source[position:start]
+        end = _closing(source, start + 2)
+        expression = source[start + 2 : end].strip()
+        if not expression:
+            raise ExpressionError("$() holds no expression")
+        if literal:
+            parts.append(literal)
+            literal = ""
+        parts.append((expression,))
+        position = end + 1
+    literal += source[position:]
+    if literal or not parts:
+        parts.append(literal)
+    return tuple(parts)
+
+
+def _closing(source: str, position: int) -> int:
+    """Where the parenthesis opened before ``position`` closes, string literals passed over."""
+    depth = 1
+    start = position
+    while position < len(source):
+        character = source[position]
+        if character in "\"'":
+            literal = _STRING_LITERAL.match(source, position)
+            if literal is None:
+                break
+            position = literal.end()
+            continue
+        depth += (character == "(") - (character == ")")
+        if depth == 0:
+            return position
+        position += 1
+    raise ExpressionError(f"$({source[start : start + 40]}… is never closed")
+
+
+def templates_in(data: Any, names: frozenset[str]) -> list[Template]:
+    """The templates in all strings of a JSON value (keys are not templates)."""
+    if isinstance(data, str):
+        return [Template(data, names)]
+    if isinstance(data, list):
+        return [template for item in data for template in templates_in(item, names)]
+    if isinstance(data, dict):
+        return [template for item in data.values() for template in templates_in(item, names)]
+    return []
+
+
+def render_data(data: Any, names: frozenset[str], variables: Mapping[str, Any]) -> Any:
+    """A JSON value with the templates in its strings rendered.
+
+    Raises:
+        ExpressionError: an expression in it failed.
+    """
+    if isinstance(data, str):
+        return Template(data, names).render(variables)
+    if isinstance(data, list):
+        return [render_data(item, names, variables) for item in data]
+    if isinstance(data, dict):
+        return {key: render_data(item, names, variables) for key, item in data.items()}
+    return data

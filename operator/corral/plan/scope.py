@@ -1,0 +1,124 @@
+"""The variables that expressions see."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from corral.api.workflow import NestedStep, StepPhase
+from corral.plan.expressions import Expression, Template, references
+from corral.plan.state import Node, Run, Step
+
+BASE_NAMES = frozenset({"arguments", "steps", "workflow"})
+ATTEMPT_NAMES = frozenset({"index", "attempt", "iteration", "previous"})
+RESERVED_NAMES = BASE_NAMES | ATTEMPT_NAMES | {"output"}
+STEP_FIELDS = frozenset({"output", "outputs", "items", "phase", "extract"})
+WORKFLOW_FIELDS = frozenset(
+    {"name", "namespace", "runID", "phase", "message", "costUSD", "failedSteps"}
+)
+
+
+def input_names(step: NestedStep) -> frozenset[str]:
+    """What ``input``, ``inputData`` and ``transform`` of a step may use."""
+    names = BASE_NAMES | ATTEMPT_NAMES
+    return names | {step.for_each.as_} if step.for_each else names
+
+
+def step_view(step: Step) -> dict[str, Any]:
+    """``steps.NAME``: what was skipped or failed is absent, not null."""
+    view: dict[str, Any] = {"phase": step.phase.value}
+    if step.items is None:
+        if step.phase is StepPhase.SUCCEEDED:
+            view["output"] = step.nodes[0].output
+            view["outputs"] = [step.nodes[0].output]
+    elif step.final and step.phase is not StepPhase.OMITTED:
+        view["outputs"] = [n.output for n in step.nodes if n.phase is StepPhase.SUCCEEDED]
+        view["items"] = [
+            _item_view(index, item, node)
+            for index, (item, node) in enumerate(zip(step.items, step.nodes, strict=True))
+        ]
+    if step.extract is not None:
+        view["extract"] = step.extract
+    return view
+
+
+def _item_view(index: int, item: Any, node: Node) -> dict[str, Any]:
+    view = {"index": index, "item": item, "phase": node.phase.value}
+    if node.phase is StepPhase.SUCCEEDED:
+        view["output"] = node.output
+    if (cost := node.used.cost_text) is not None:
+        view["costUSD"] = cost
+    return view
+
+
+class Scope:
+    """The variables of one run at one moment; only what an expression names is computed."""
+
+    def __init__(self, run: Run, arguments: Mapping[str, Any], name: str, namespace: str) -> None:
+        self._run = run
+        self._arguments = dict(arguments)
+        self._name = name
+        self._namespace = namespace
+        self._views: dict[str, dict[str, Any]] = {}
+
+    def forget(self, step: str) -> None:
+        """To be called when a step's state changed."""
+        self._views.pop(step, None)
+
+    def _view(self, name: str) -> dict[str, Any] | None:
+        if name not in self._views:
+            step = self._run.steps.get(name) or self._run.exit_steps.get(name)
+            if step is None:
+                return None
+            view = step_view(step)
+            if not step.final:
+                return view
+            self._views[name] = view
+        return self._views[name]
+
+    def variables(self, expressions: tuple[Expression, ...], **extra: Any) -> dict[str, Any]:
+        """Values for the variables that the expressions name."""
+        wanted: set[str] = set()
+        whole = False
+        for expression in expressions:
+            named = {ref.name for ref in references(expression.source) if ref.root == "steps"}
+            wanted |= named
+            whole = whole or (not named and "steps" in expression.source)
+        if whole:
+            wanted = {*self._run.steps, *self._run.exit_steps}
+        variables: dict[str, Any] = {
+            "arguments": self._arguments,
+            "steps": {name: view for name in sorted(wanted) if (view := self._view(name))},
+            **extra,
+        }
+        if any("workflow" in expression.source for expression in expressions):
+            variables["workflow"] = self._workflow()
+        return variables
+
+    def _workflow(self) -> dict[str, Any]:
+        run = self._run
+        used = run.used()
+        cost = used.cost_text if used.requests else "0"
+        return {
+            "name": self._name,
+            "namespace": self._namespace,
+            "runID": run.run_id,
+            "phase": (run.outcome or run.phase).value,
+            "message": run.message or "",
+            "costUSD": cost if cost is not None else "unpriced",
+            "failedSteps": [n for n, s in run.steps.items() if s.phase is StepPhase.FAILED],
+        }
+
+    def render(self, template: Template, **extra: Any) -> Any:
+        """The template's value.
+
+        Raises:
+            ExpressionError: an expression in it failed.
+        """
+        return template.render(self.variables(template.expressions, **extra))
+
+    def evaluate(self, expression: Expression, **extra: Any) -> Any:
+        """The expression's value.
+
+        Raises:
+            ExpressionError: it failed.
+        """
+        return expression.evaluate(self.variables((expression,), **extra))

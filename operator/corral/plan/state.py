@@ -1,0 +1,229 @@
+"""What the engine knows of a run: the whole truth, and what ``status.journal`` holds.
+
+A run has a step state per declared step (those of ``onExit`` too); a step has a node per item,
+and a step without ``forEach`` has one node. Times are seconds since the epoch, by the API
+server's clock. The journal is ``<version>:<base64 of zlib of JSON>``, because the API server
+charges for every field of a status on every write and for a string only once.
+"""
+
+import base64
+import zlib
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from corral.api.attempt import ModelUsage
+from corral.api.errors import Reason
+from corral.api.types import Usage
+from corral.api.workflow import FINAL_STEP_PHASES, StepPhase, WorkflowPhase
+
+JOURNAL_VERSION = "1"
+
+
+class JournalError(ValueError):
+    """A journal that this version cannot read."""
+
+
+class _State(BaseModel):
+    """Keeps what a newer version wrote, so that a rollback loses nothing."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Consumption(_State):
+    """What model calls used; money in US dollars. ``cost`` is None where nothing had a price."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: Decimal | None = None
+    unpriced_requests: int = 0
+    simulated_requests: int = 0
+
+    def add(self, other: "Consumption") -> None:
+        """Adds ``other`` to this one."""
+        self.requests += other.requests
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.unpriced_requests += other.unpriced_requests
+        self.simulated_requests += other.simulated_requests
+        if other.cost is not None:
+            self.cost = (self.cost or Decimal(0)) + other.cost
+
+    def to_usage(self) -> Usage:
+        """The form in which status shows it."""
+        return Usage(
+            requests=self.requests,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            cost_usd=self.cost_text,
+            unpriced_requests=self.unpriced_requests,
+            simulated_requests=self.simulated_requests,
+        )
+
+    @property
+    def cost_text(self) -> str | None:
+        """The cost as decimal text; None where it is unknown."""
+        return None if self.cost is None else f"{self.cost.normalize():f}"
+
+
+class Worker(_State):
+    """Where an attempt runs: a pod, told by its UID; names and addresses are reused."""
+
+    pod: str
+    uid: str
+    url: str
+
+
+class Node(_State):
+    """One item of a step, or the step itself."""
+
+    phase: StepPhase = StepPhase.PENDING
+    attempt: int = 0
+    """The number of the last attempt that was started, from 1; part of its id."""
+    retries: int = 0
+    losses: int = 0
+    worker: Worker | None = None
+    agent_revision: str | None = None
+    started: float | None = None
+    """When the first attempt was started."""
+    attempt_started: float | None = None
+    finished: float | None = None
+    not_before: float | None = None
+    deadline: float | None = None
+    """When the attempt that runs has taken too long."""
+    output: Any = None
+    reason: str | None = None
+    message: str | None = None
+    used: Consumption = Field(default_factory=Consumption)
+
+    @property
+    def final(self) -> bool:
+        return self.phase in FINAL_STEP_PHASES
+
+    def end(self, phase: StepPhase, now: float, reason: str = "", message: str = "") -> None:
+        """Moves to a final phase."""
+        self.phase = phase
+        self.finished = now
+        self.reason = reason or None
+        self.message = message[:1024] or None
+        self.worker = None
+        self.not_before = None
+        self.deadline = None
+
+
+class Step(_State):
+    """A declared step."""
+
+    phase: StepPhase = StepPhase.PENDING
+    nodes: list[Node] = Field(default_factory=list)
+    items: list[Any] | None = None
+    """A fan-out's items; None where there is no ``forEach``."""
+    queued: float | None = None
+    """When its trigger rule held and it was queued."""
+    finished: float | None = None
+    reason: str | None = None
+    message: str | None = None
+    extract: dict[str, Any] | None = None
+    degraded: bool = False
+    """Its failure was allowed, or within what its fan-out tolerates."""
+
+    @property
+    def final(self) -> bool:
+        return self.phase in FINAL_STEP_PHASES
+
+    def end(self, phase: StepPhase, now: float, reason: str = "", message: str = "") -> None:
+        """Moves to a final phase."""
+        self.phase = phase
+        self.finished = now
+        self.reason = reason or None
+        self.message = message[:1024] or None
+
+    def used(self) -> Consumption:
+        """What all its nodes used."""
+        total = Consumption()
+        for node in self.nodes:
+            total.add(node.used)
+        return total
+
+
+class Run(_State):
+    """A run of a Workflow."""
+
+    run_id: str
+    phase: WorkflowPhase = WorkflowPhase.PENDING
+    outcome: WorkflowPhase | None = None
+    """What the steps came to, once they have; the run goes on while ``onExit`` runs."""
+    started: float | None = None
+    finished: float | None = None
+    halted: Reason | None = None
+    """Why steps were cancelled from outside: Stopped, DeadlineExceeded, TooLarge."""
+    waiting_since: float | None = None
+    """Since when something that the run refers to has been missing."""
+    idle_since: float | None = None
+    idle_total: float = 0
+    """Seconds in which the active deadline stood still: suspended, or nothing but waits."""
+    message: str | None = None
+    steps: dict[str, Step] = Field(default_factory=dict)
+    exit_steps: dict[str, Step] = Field(default_factory=dict)
+    output: Any = None
+    late: Consumption = Field(default_factory=Consumption)
+    """What attempts used that were given up before they reported."""
+    unsettled: dict[str, Worker] = Field(default_factory=dict)
+    """Attempts that were given up: to be cancelled on their worker, and their usage booked."""
+
+    @property
+    def finished_for_good(self) -> bool:
+        return self.finished is not None
+
+    def used(self) -> Consumption:
+        """What the whole run used."""
+        total = self.late.model_copy()
+        for step in (*self.steps.values(), *self.exit_steps.values()):
+            total.add(step.used())
+        return total
+
+
+def attempt_id(run_id: str, step: str, index: int, attempt: int, iteration: int = 1) -> str:
+    """``<runID>.<step>.<item>.<iteration>.<n>``: safe in URLs, unique for ever."""
+    return f"{run_id}.{step}.{index}.{iteration}.{attempt}"
+
+
+def effect_key(attempt: str) -> str:
+    """The attempt id without the attempt's number: the same for every retry."""
+    return attempt.rsplit(".", 1)[0]
+
+
+def priced(usage: ModelUsage, cost: Decimal | None) -> Consumption:
+    """One model's usage in an attempt, with its cost, or None where it has no price."""
+    requests = int(usage.requests)
+    return Consumption(
+        requests=requests,
+        input_tokens=int(usage.input_tokens),
+        output_tokens=int(usage.output_tokens),
+        cost=cost,
+        unpriced_requests=requests if cost is None else 0,
+        simulated_requests=requests if usage.simulated else 0,
+    )
+
+
+def to_journal(run: Run) -> str:
+    """The run as one compressed, versioned string."""
+    text = run.model_dump_json(exclude_defaults=True).encode()
+    return f"{JOURNAL_VERSION}:{base64.b64encode(zlib.compress(text, 1)).decode()}"
+
+
+def from_journal(journal: str) -> Run:
+    """The inverse of ``to_journal``.
+
+    Raises:
+        JournalError: another version's, or no journal at all.
+    """
+    version, _, body = journal.partition(":")
+    if version != JOURNAL_VERSION:
+        raise JournalError(f"the journal is of version {version[:8]!r}; this is {JOURNAL_VERSION}")
+    try:
+        return Run.model_validate_json(zlib.decompress(base64.b64decode(body)))
+    except (ValueError, zlib.error, ValidationError) as error:
+        raise JournalError(f"the journal cannot be read: {error}") from error
