@@ -1,0 +1,3 @@
+module corral/cluster/pause
+
+go 1.24.0
