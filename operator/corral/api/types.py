@@ -67,6 +67,17 @@ def _positive_money(value: str) -> str:
     return value
 
 
+def rules(*given: tuple[str, str] | tuple[str, str, str]) -> dict[str, Any]:
+    """Admission rules for a class or a field: a CEL condition, a message, and a CEL message.
+
+    The generated CRD carries them; they cost nothing at run time. The CEL message, where there is
+    one, is what people see; the other is for the reference, and for when the CEL one fails.
+    """
+    words = ("rule", "message", "messageExpression")
+    found = [dict(zip(words, parts, strict=False)) for parts in given]
+    return {"x-kubernetes-validations": found}
+
+
 def bounded(length: int, **extra: Any) -> Any:
     """A string field of at most ``length`` characters."""
     return Field(max_length=length, **extra)
@@ -84,11 +95,7 @@ Duration = Annotated[
     Field(
         max_length=24,
         pattern=GEP2257,
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                {"rule": "duration(self) > duration('0s')", "message": "must be longer than zero"}
-            ]
-        },
+        json_schema_extra=rules(("duration(self) > duration('0s')", "must be longer than zero")),
     ),
     AfterValidator(_positive_duration),
 ]
@@ -101,14 +108,9 @@ PositiveMoney = Annotated[
     Field(
         max_length=16,
         pattern=MONEY,
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                {
-                    "rule": "quantity(self).isGreaterThan(quantity('0'))",
-                    "message": "must be more than zero",
-                }
-            ]
-        },
+        json_schema_extra=rules(
+            ("quantity(self).isGreaterThan(quantity('0'))", "must be more than zero")
+        ),
     ),
     AfterValidator(_positive_money),
 ]
@@ -126,40 +128,57 @@ JsonSchema = dict[str, JsonValue]
 """A JSON Schema (draft 2020-12) as an object."""
 
 
+Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
+"""RFC 3339, UTC."""
+CostText = Annotated[str, Field(max_length=32)]
+"""US dollars as a decimal string, as the operator writes them."""
+
+
 class LocalRef(Resource):
     """Names an object of the same namespace."""
 
     name: Name
+    """The object's name."""
 
 
 class SecretKeyRef(Resource):
     """Names a key of a Secret of the same namespace; only the kubelet reads it."""
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
+    """The Secret's name."""
     key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    """The key within the Secret."""
 
 
 class Condition(Resource):
-    """A ``metav1.Condition``."""
+    """One aspect of an object's state, in the form that all of Kubernetes uses."""
 
     type: Annotated[str, Field(max_length=316)]
+    """What the condition is about, for example Ready or Finished."""
     status: Annotated[str, Field(json_schema_extra={"enum": ["True", "False", "Unknown"]})]
+    """True, False or Unknown."""
     observed_generation: int | None = None
-    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """The generation of the spec that the condition was decided for."""
+    last_transition_time: Timestamp
+    """When the status last changed."""
     reason: Annotated[str, Field(min_length=1, max_length=1024)]
+    """One word that says why, for programs."""
     message: Annotated[str, Field(max_length=32768)] = ""
-
-
-Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
-"""RFC 3339, UTC."""
+    """A sentence that says why, for people."""
 
 
 class Usage(Resource):
     """What model calls used. ``costUSD`` is absent when nothing of it had a price."""
 
     requests: int = 0
+    """Model calls."""
     input_tokens: int = 0
+    """Tokens sent."""
     output_tokens: int = 0
-    cost_usd: Annotated[str, Field(max_length=32)] | None = None
+    """Tokens received."""
+    cost_usd: CostText | None = None
+    """What the priced calls cost, in US dollars."""
     unpriced_requests: int = 0
+    """Calls to models without a known price: their cost is unknown, not zero."""
     simulated_requests: int = 0
+    """Calls that a simulated model answered."""
