@@ -1,0 +1,1 @@
+"""kopf's side of the operator: the watches, and the process around them."""

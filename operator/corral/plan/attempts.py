@@ -7,18 +7,20 @@ from corral.api.errors import ErrorClass
 from corral.api.types import seconds
 from corral.api.workflow import Step as StepSpec
 from corral.api.workflow import StepPhase
+from corral.plan.data import unfit
 from corral.plan.expressions import (
     ExpressionError,
     as_text,
     compact_json,
     render_data,
     templates_in,
+    whole_numbers,
 )
-from corral.plan.observed import AgentView, Pass, Payload, Result, Slot, Want
+from corral.plan.observed import AgentView, Claim, Pass, Payload, Slot, Want
 from corral.plan.retry import wait_before_retry
 from corral.plan.scope import input_names
 from corral.plan.state import Node, Step
-from corral.plan.steps import INVALID_EXPRESSION, item_variables
+from corral.plan.steps import INVALID_EXPRESSION, MAX_INLINE_OUTPUT, item_variables
 
 BACKSTOP = 15.0
 """Seconds after a worker's own timeout at which the operator gives an attempt up."""
@@ -53,30 +55,44 @@ def absorb(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) ->
                 del p.run.unsettled[result.attempt_id]
                 p.run.late.add(result.used)
             continue
-        found = running.pop(result.attempt_id, None)
-        if found is None:
+        spec, _, node = running.get(result.attempt_id, (None, 0, None))
+        if spec is None or node is None or node.worker is None:
             continue
-        spec, _, node = found
-        if node.worker is None or node.worker.uid != result.worker_uid:
+        if node.worker.uid != result.worker_uid:
             continue
+        del running[result.attempt_id]
         node.used.add(result.used)
-        if result.error is None:
-            node.output = result.output
-            node.end(StepPhase.SUCCEEDED, p.now)
+        if result.error is not None:
+            _attempt_failed(p, spec, node, result.attempt_id, result.error, result.message)
+        elif problem := _unusable(result.output):
+            _attempt_failed(p, spec, node, result.attempt_id, ErrorClass.INVALID_OUTPUT, problem)
         else:
-            _attempt_failed(p, spec, node, result)
+            node.output = whole_numbers(result.output)
+            node.end(StepPhase.SUCCEEDED, p.now)
+    p.scope.forget_cost()
 
 
-def _attempt_failed(p: Pass, spec: StepSpec, node: Node, result: Result) -> None:
-    error = result.error or ErrorClass.INTERNAL
-    wait = wait_before_retry(node, error, spec.retry_strategy, result.attempt_id)
+def _unusable(output: Any) -> str:
+    """Why an output can't be kept, whatever its worker thinks of it; empty where it can."""
+    if problem := unfit(output):
+        return f"the output {problem}"
+    if (size := len(compact_json(output).encode())) > MAX_INLINE_OUTPUT:
+        return f"the output of {size} bytes is over {MAX_INLINE_OUTPUT}"
+    return ""
+
+
+def _attempt_failed(
+    p: Pass, spec: StepSpec, node: Node, attempt: str, error: ErrorClass, message: str
+) -> None:
+    message = message.encode(errors="replace").decode()
+    wait = wait_before_retry(node, error, spec.retry_strategy, attempt)
     if wait is None:
-        node.end(StepPhase.FAILED, p.now, error.value, result.message)
+        node.end(StepPhase.FAILED, p.now, error.value, message)
         return
     node.worker = None
     node.deadline = None
     node.reason = error.value
-    node.message = result.message[:1024]
+    node.message = message[:1024] or None
     if wait > 0:
         node.phase = StepPhase.WAITING
         node.not_before = p.now + wait
@@ -92,12 +108,9 @@ def expire(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) ->
             p.wake.append(backstop)
             continue
         attempt = p.step_id(spec, index, node.attempt)
-        worker_uid = node.worker.uid if node.worker else ""
         give_up(p, spec, index, node)
-        result = Result(
-            attempt, worker_uid, node.used, None, ErrorClass.TIMEOUT, "the worker gave no answer"
-        )
-        _attempt_failed(p, spec, node, result)
+        why = "the worker gave no answer"
+        _attempt_failed(p, spec, node, attempt, ErrorClass.TIMEOUT, why)
 
 
 def give_up(p: Pass, spec: StepSpec, index: int, node: Node) -> None:
@@ -107,12 +120,43 @@ def give_up(p: Pass, spec: StepSpec, index: int, node: Node) -> None:
         node.worker = None
 
 
-def wanted(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> list[Want]:
-    """Attempts that may start now, in the order of steps and items, within all parallelisms."""
+def claim_slots(
+    p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step], claim: Claim
+) -> dict[str, Slot]:
+    """Slots for attempts that may start now.
+
+    What an agent without free slots leaves of the parallelism is offered to the others: a queue
+    in front of one agent must not hold up the rest of the run.
+    """
+    ready = _ready(p, specs, steps)
+    room = _room(p, specs, steps)
+    slots: dict[str, Slot] = {}
+    refused: list[Want] = []
+    while True:
+        left = None if room is None else room - len(slots)
+        # What was refused is asked for again: the last call says all that waits.
+        batch = [*refused, *ready[:left]]
+        granted = claim(batch)
+        accepted = [want for want in batch if want.attempt_id in granted][:left]
+        slots |= {want.attempt_id: granted[want.attempt_id] for want in accepted}
+        refused = [want for want in batch if want.attempt_id not in slots]
+        full = {want.agent for want in refused}
+        ready = [want for want in ready[left:] if want.agent not in full] if left else []
+        if not ready or len(slots) == room:
+            return slots
+
+
+def _room(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> int | None:
+    """How many more attempts the run's parallelism lets start; None: any number."""
+    if p.spec.parallelism is None:
+        return None
+    return max(0, p.spec.parallelism - sum(1 for _ in running_nodes(specs, steps)))
+
+
+def _ready(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> list[Want]:
+    """Attempts that wait for a slot, within what their own step lets run at once."""
     if p.spec.suspend:
         return []
-    running = sum(1 for _ in running_nodes(specs, steps))
-    room = p.spec.parallelism - running if p.spec.parallelism is not None else None
     wants: list[Want] = []
     for name, step in steps.items():
         spec = specs[name]
@@ -126,7 +170,7 @@ def wanted(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) ->
             Want(p.step_id(spec, index, step.nodes[index].attempt + 1), spec.agent_ref.name)
             for index in queued
         ]
-    return wants if room is None else wants[: max(0, room)]
+    return wants
 
 
 def _agent(p: Pass, spec: StepSpec) -> AgentView | None:
@@ -148,7 +192,8 @@ def start(
             slot = slots.get(identity)
             if slot is None:
                 continue
-            node.started = node.started or p.now
+            if node.started is None:
+                node.started = p.now
             node.attempt += 1
             node.attempt_started = p.now
             node.worker = slot.worker

@@ -13,11 +13,15 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
+from operator import itemgetter
 from typing import Any
 
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_math, ext_optional, ext_strings
+
+from corral.plan.data import MAX_DEPTH
 
 
 class ExpressionError(ValueError):
@@ -25,7 +29,7 @@ class ExpressionError(ValueError):
 
 
 def compact_json(value: object) -> str:
-    """``value`` as JSON without blanks, keys in the order given."""
+    """``value`` as JSON without blanks, keys in the order given (expressions sort theirs)."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -124,10 +128,25 @@ def references(source: str) -> tuple[Reference, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=8192)
+def names_all(source: str, root: str) -> bool:
+    """Whether an expression uses ``root`` other than by ``root.name``: all of it may be read."""
+    text = _STRING_LITERAL.sub("''", _INDEXED.sub(r".\1", source))
+    uses = len(re.findall(rf"(?<![\w.]){root}\b", text))
+    return uses > sum(ref.root == root for ref in references(source))
+
+
 def _first_line(message: str) -> str:
     line = message.split("\n", 1)[0].removeprefix("INVALID_ARGUMENT: ")
     line = re.sub(r"^ERROR: <input>:1:(\d+): ", r"column \1: ", line)
+    line = line.removeprefix("ERROR: <input>:-1:-1: ")
+    line = re.sub(r"^ERROR: <input>:(\d+):(\d+): ", r"line \1, column \2: ", line)
     return line.removesuffix(" (in container '')")
+
+
+def shown(source: str) -> str:
+    """An expression as a message quotes it: what is wrong with it has to fit in too."""
+    return source if len(source) <= 200 else source[:199] + "…"
 
 
 @dataclass(frozen=True)
@@ -159,13 +178,13 @@ class Expression:
             value = result.plain_value()
         except TypeError:
             raise ExpressionError(
-                f"{self.source}: gives an optional value; add .orValue(…)"
+                f"{shown(self.source)}: gives an optional value; add .orValue(…)"
             ) from None
         except RuntimeError as error:
-            raise ExpressionError(f"{self.source}: {_first_line(str(error))}") from None
+            raise ExpressionError(f"{shown(self.source)}: {_first_line(str(error))}") from None
         if result.type() == cel.Type.ERROR:
-            raise ExpressionError(f"{self.source}: {_reason(str(value))}")
-        return _as_json(self.source, value)
+            raise ExpressionError(f"{shown(self.source)}: {_reason(str(value))}")
+        return _as_json(shown(self.source), value)
 
 
 @lru_cache(maxsize=8192)
@@ -173,7 +192,7 @@ def _compile(source: str, names: frozenset[str]) -> Any:
     try:
         return _environment(names).compile(source)
     except RuntimeError as error:
-        raise ExpressionError(f"{source}: {_first_line(str(error))}") from None
+        raise ExpressionError(f"{shown(source)}: {_first_line(str(error))}") from None
 
 
 def _reason(error: str) -> str:
@@ -184,18 +203,29 @@ def _reason(error: str) -> str:
     return text
 
 
-def _as_json(source: str, value: Any) -> Any:
+def _as_json(source: str, value: Any, depth: int = 0) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ExpressionError(f"{source}: gives {value}, which JSON cannot hold")
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, list | dict) and depth == MAX_DEPTH:
+        raise ExpressionError(f"{source}: is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, list):
-        return [_as_json(source, item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _as_json(source, item) for key, item in value.items()}
+        return [_as_json(source, item, depth + 1) for item in value]
+    if isinstance(value, dict):  # cel-cpp's maps have another order in every process
+        items = sorted(((_key(k), v) for k, v in value.items()), key=itemgetter(0))
+        return {key: _as_json(source, item, depth + 1) for key, item in items}
     if isinstance(value, bytes | bytearray):
         raise ExpressionError(f"{source}: gives bytes, which JSON cannot hold")
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():.9f}".rstrip("0").rstrip(".") + "s"
     return str(value)
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) else compact_json(key)
 
 
 @dataclass(frozen=True)

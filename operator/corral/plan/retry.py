@@ -4,9 +4,9 @@ Auth, Quota and Budget are never tried again. Infrastructure losses (WorkerLost,
 RateLimited) are, up to ``MAX_LOSSES`` times and without touching ``retryStrategy.limit``: they
 are not the step's fault. Everything else is tried again as ``retryStrategy`` says.
 
-The wait before the k-th retry is ``min(duration * factor^(k-1), maxDuration)``, moved by at most
-``jitterPercent`` either way; the jitter is drawn from the attempt id, so that a plan made twice
-is the same plan.
+The wait before the k-th retry is ``duration * factor^(k-1)``, moved by at most ``jitterPercent``
+either way, and never more than ``maxDuration``; the jitter is drawn from the attempt id, so that a
+plan made twice is the same plan.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ def backoff_seconds(backoff: Backoff, retry: int, key: str) -> float:
     if retry < 64:  # beyond that the power is larger than any duration
         wait = min(seconds(backoff.duration) * backoff.factor ** (retry - 1), longest)
     draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
-    return wait * (1 + (2 * draw - 1) * backoff.jitter_percent / 100)
+    return min(wait * (1 + (2 * draw - 1) * backoff.jitter_percent / 100), longest)
 
 
 def wait_before_retry(

@@ -1,10 +1,17 @@
 """The variables that expressions see."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from corral.api.workflow import NestedStep, StepPhase
-from corral.plan.expressions import Expression, Template, references
+from corral.plan.expressions import (
+    Expression,
+    Template,
+    names_all,
+    references,
+    whole_numbers,
+)
 from corral.plan.state import Node, Run, Step
 
 BASE_NAMES = frozenset({"arguments", "steps", "workflow"})
@@ -20,6 +27,17 @@ def input_names(step: NestedStep) -> frozenset[str]:
     """What ``input``, ``inputData`` and ``transform`` of a step may use."""
     names = BASE_NAMES | ATTEMPT_NAMES
     return names | {step.for_each.as_} if step.for_each else names
+
+
+def failure_message(steps: Mapping[str, Step]) -> str:
+    """Which step failed and why; what was allowed to fail is told of where nothing else failed."""
+    failed = [(name, step) for name, step in steps.items() if step.phase is StepPhase.FAILED]
+    failed = [(name, step) for name, step in failed if not step.degraded] or failed
+    if not failed:
+        return ""
+    name, step = failed[0]
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    return f"step {name} failed: {step.reason}: {step.message}{more}"
 
 
 def step_view(step: Step) -> dict[str, Any]:
@@ -54,14 +72,23 @@ class Scope:
 
     def __init__(self, run: Run, arguments: Mapping[str, Any], name: str, namespace: str) -> None:
         self._run = run
-        self._arguments = dict(arguments)
+        self._raw_arguments = arguments
         self._name = name
         self._namespace = namespace
         self._views: dict[str, dict[str, Any]] = {}
+        self._cost: str | None = None
+
+    @cached_property
+    def _arguments(self) -> Any:
+        return whole_numbers(dict(self._raw_arguments))
 
     def forget(self, step: str) -> None:
-        """To be called when a step's state changed."""
+        """To be called when the state of a step that has ended changed."""
         self._views.pop(step, None)
+
+    def forget_cost(self) -> None:
+        """To be called when usage was booked."""
+        self._cost = None
 
     def _view(self, name: str) -> dict[str, Any] | None:
         if name not in self._views:
@@ -81,7 +108,7 @@ class Scope:
         for expression in expressions:
             named = {ref.name for ref in references(expression.source) if ref.root == "steps"}
             wanted |= named
-            whole = whole or (not named and "steps" in expression.source)
+            whole = whole or names_all(expression.source, "steps")
         if whole:
             wanted = {*self._run.steps, *self._run.exit_steps}
         variables: dict[str, Any] = {
@@ -95,15 +122,16 @@ class Scope:
 
     def _workflow(self) -> dict[str, Any]:
         run = self._run
-        used = run.used()
-        cost = used.cost_text if used.requests else "0"
+        if self._cost is None:  # adding it up for each of a thousand items would be quadratic
+            used = run.used()
+            self._cost = (used.cost_text or "unpriced") if used.requests else "0"
         return {
             "name": self._name,
             "namespace": self._namespace,
             "runID": run.run_id,
             "phase": (run.outcome or run.phase).value,
-            "message": run.message or "",
-            "costUSD": cost if cost is not None else "unpriced",
+            "message": run.message or failure_message(run.steps),
+            "costUSD": self._cost,
             "failedSteps": [n for n, s in run.steps.items() if s.phase is StepPhase.FAILED],
         }
 

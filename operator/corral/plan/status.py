@@ -14,7 +14,7 @@ from corral.api.workflow import (
     WorkflowStatus,
 )
 from corral.api.workflow import Step as StepSpec
-from corral.plan.conditions import condition, merge
+from corral.plan.conditions import condition, find, merge
 from corral.plan.expressions import compact_json
 from corral.plan.observed import Pass
 from corral.plan.state import Node, Run, Step, to_journal
@@ -41,14 +41,16 @@ def status_of(p: Pass, previous: WorkflowStatus, generation: int) -> WorkflowSta
         progress=f"{done}/{len(steps)}",
         started_at=rfc3339(run.started) if run.started is not None else None,
         finished_at=rfc3339(run.finished) if run.finished is not None else None,
-        message=(run.message or _waiting_message(p) or None),
+        message=(run.message or _waiting_message(p))[:4096] or None,
         trace_id=previous.trace_id,
         usage=used.to_usage() if used.requests else None,
         output=run.output,
         steps=[_row(specs[name], step) for name, step in steps.items()],
         attention=_attention(steps) or None,
         journal=to_journal(run),
-        conditions=merge(previous.conditions, _conditions(p), generation, p.now),
+        conditions=merge(
+            previous.conditions, _conditions(p, previous.conditions), generation, p.now
+        ),
     )
 
 
@@ -184,11 +186,10 @@ def _waiting_message(p: Pass) -> str:
     return waiting[1] if waiting else ""
 
 
-def _conditions(p: Pass) -> list[Condition]:
+def _conditions(p: Pass, previous: Sequence[Condition]) -> list[Condition]:
     run: Run = p.run
     finished = run.finished_for_good
     message = run.message or ""
-    steps = {**run.steps, **run.exit_steps}
     if finished:
         reason: Reason | str = run.halted or Reason(run.phase.value)
         succeeded: bool | None = run.phase is WorkflowPhase.SUCCEEDED
@@ -212,14 +213,14 @@ def _conditions(p: Pass) -> list[Condition]:
             condition(ConditionType.STALLED, patience_over, why, text if patience_over else ""),
         ]
     suspended = bool(p.spec.suspend) and not finished
-    if suspended or run.idle_total or run.idle_since:
+    if suspended or find(previous, ConditionType.SUSPENDED):
         why = Reason.SUSPENDED if suspended else Reason.RESUMED
         current.append(condition(ConditionType.SUSPENDED, suspended, why))
-    degraded = [f"step {name}: {step.message}" for name, step in steps.items() if step.degraded]
+    degraded = [f"step {name}: {step.message}" for name, step in run.steps.items() if step.degraded]
     degraded += [
         f"onExit step {name}: {step.message}"
         for name, step in run.exit_steps.items()
-        if step.phase is StepPhase.FAILED
+        if step.degraded or step.phase is StepPhase.FAILED
     ]
     if degraded:
         text = "; ".join(degraded)

@@ -6,7 +6,14 @@ from typing import Any
 from corral.api.types import seconds
 from corral.api.workflow import ForEach, StepPhase, TriggerRule
 from corral.api.workflow import Step as StepSpec
-from corral.plan.expressions import Expression, ExpressionError, Template, compact_json
+from corral.plan.data import unfit
+from corral.plan.expressions import (
+    Expression,
+    ExpressionError,
+    Template,
+    compact_json,
+    whole_numbers,
+)
 from corral.plan.observed import Pass
 from corral.plan.scope import BASE_NAMES, input_names
 from corral.plan.state import Node, Step
@@ -16,6 +23,8 @@ INVALID_EXPRESSION = "InvalidExpression"
 RUNS_AFTER_FAILURE = frozenset({TriggerRule.ALL_DONE, TriggerRule.ANY_FAILED})
 MAX_INLINE_OUTPUT = 256 * 1024
 """Bytes of one output; the status of a run has to fit into etcd."""
+MAX_EXTRACT = 1024
+"""Bytes of one extracted value: rows hold them, and conditions read them."""
 
 
 def advance_step(
@@ -60,7 +69,7 @@ def _begin(p: Pass, spec: StepSpec, step: Step) -> None:
                 return
         step.items = _items(p, spec.for_each) if spec.for_each else None
     except ExpressionError as error:
-        step.end(StepPhase.FAILED, p.now, INVALID_EXPRESSION, str(error))
+        fail(p, spec, step, INVALID_EXPRESSION, str(error))
         return
     step.queued = p.now
     step.phase = StepPhase.QUEUED
@@ -70,7 +79,7 @@ def _begin(p: Pass, spec: StepSpec, step: Step) -> None:
 
 def _items(p: Pass, each: ForEach) -> list[Any]:
     if each.items is not None:
-        items: Any = each.items
+        items: Any = whole_numbers(each.items)
     else:
         items = p.scope.render(Template(each.items_from or "", BASE_NAMES))
     if not isinstance(items, list):
@@ -79,7 +88,16 @@ def _items(p: Pass, each: ForEach) -> list[Any]:
         raise ExpressionError(
             f"forEach: {len(items)} items are more than maxItems {each.max_items}"
         )
+    if problem := unfit(items):
+        raise ExpressionError(f"forEach: the list {problem}")
     return items
+
+
+def fail(p: Pass, spec: StepSpec, step: Step, reason: str, message: str) -> None:
+    """Ends a step as Failed; the run is Degraded where that is allowed."""
+    step.end(StepPhase.FAILED, p.now, reason, message)
+    step.degraded = spec.allow_failure
+    p.scope.forget(spec.name)
 
 
 def advance_nodes(p: Pass, spec: StepSpec, step: Step) -> bool:
@@ -87,7 +105,7 @@ def advance_nodes(p: Pass, spec: StepSpec, step: Step) -> bool:
     if step.final:
         return False
     changed = False
-    for index, node in enumerate(step.nodes):
+    for node in step.nodes:
         if node.phase is StepPhase.WAITING and node.not_before is not None:
             if node.not_before > p.now:
                 p.wake.append(node.not_before)
@@ -98,9 +116,21 @@ def advance_nodes(p: Pass, spec: StepSpec, step: Step) -> bool:
                 node.end(StepPhase.SUCCEEDED, p.now)
             else:
                 node.phase = StepPhase.QUEUED
-        if node.phase is StepPhase.QUEUED and not p.spec.suspend:
-            changed = _advance_queued(p, spec, step, index) or changed
+    if spec.agent_ref is None and not p.spec.suspend:
+        room = _room_for_waits(spec, step)
+        for index, node in enumerate(step.nodes):
+            if node.phase is StepPhase.QUEUED and room > 0:
+                changed = _advance_queued(p, spec, step, index) or changed
+                room -= spec.wait is not None
     return settle(p, spec, step) or changed
+
+
+def _room_for_waits(spec: StepSpec, step: Step) -> int:
+    """How many more items may start that take time without a worker."""
+    if spec.wait is None or spec.for_each is None or spec.for_each.max_concurrent is None:
+        return len(step.nodes)
+    busy = sum(node.phase is StepPhase.WAITING for node in step.nodes)
+    return spec.for_each.max_concurrent - busy
 
 
 def _advance_queued(p: Pass, spec: StepSpec, step: Step, index: int) -> bool:
@@ -149,13 +179,14 @@ def settle(p: Pass, spec: StepSpec, step: Step) -> bool:
         return changed
     if step.items is None:
         node = step.nodes[0]
-        step.end(node.phase, p.now, node.reason or "", node.message or "")
+        if node.phase is StepPhase.FAILED:
+            fail(p, spec, step, node.reason or "", node.message or "")
+        else:
+            step.end(node.phase, p.now, node.reason or "", node.message or "")
     else:
         _settle_fan_out(p, spec, step)
     if step.phase is StepPhase.SUCCEEDED and spec.extract:
         _extract(p, spec, step)
-    if step.phase is StepPhase.FAILED and spec.allow_failure:
-        step.degraded = True
     return True
 
 
@@ -173,14 +204,10 @@ def _settle_fan_out(p: Pass, spec: StepSpec, step: Step) -> None:
     unfinished = sum(n.phase in (StepPhase.CANCELLED, StepPhase.OMITTED) for n in step.nodes)
     if failed and not tolerated(spec, len(failed), total):
         first = step.nodes[failed[0]]
-        step.end(
-            StepPhase.FAILED,
-            p.now,
-            first.reason or "",
-            f"{len(failed)} of {total} items failed; item {failed[0]}: {first.message}",
-        )
+        why = f"{len(failed)} of {total} items failed; item {failed[0]}: {first.message}"
+        fail(p, spec, step, first.reason or "", why)
     elif unfinished:
-        started = any(node.attempt for node in step.nodes)
+        started = any(node.started is not None for node in step.nodes)
         phase = StepPhase.CANCELLED if started else StepPhase.OMITTED
         step.end(phase, p.now, phase.value, f"{unfinished} of {total} items did not run to an end")
     else:
@@ -207,10 +234,15 @@ def _extract(p: Pass, spec: StepSpec, step: Step) -> None:
         if step.items is None
         else [node.output for node in step.nodes if node.phase is StepPhase.SUCCEEDED]
     )
+    names = BASE_NAMES | {"output"}
+    extract: dict[str, Any] = {}
     try:
-        step.extract = {
-            key: p.scope.evaluate(Expression(source, BASE_NAMES | {"output"}), output=output)
-            for key, source in (spec.extract or {}).items()
-        }
+        for key, source in (spec.extract or {}).items():
+            value = p.scope.evaluate(Expression(source, names), output=output)
+            if (size := len(compact_json(value).encode())) > MAX_EXTRACT:
+                raise ExpressionError(f"{key}: {size} bytes are more than {MAX_EXTRACT}")
+            extract[key] = value
+        step.extract = extract
     except ExpressionError as error:
-        step.end(StepPhase.FAILED, p.now, INVALID_EXPRESSION, f"extract: {error}")
+        fail(p, spec, step, INVALID_EXPRESSION, f"extract: {error}")
+    p.scope.forget(spec.name)

@@ -13,6 +13,9 @@ AnyFailed      one is Failed               none is open and none is Failed
 AnySucceeded   one is Succeeded            none is open and none Succeeded
 =============  ==========================  =================================
 
+So a step without dependencies starts at once, but for AnyFailed and AnySucceeded, which it can't
+have.
+
 An approval that was Skipped does not count as done unless it says ``onSkip: Proceed``; the
 caller passes such a dependency as Omitted.
 """
@@ -33,8 +36,6 @@ class Trigger(Enum):
 
 def evaluate(rule: TriggerRule, dependencies: Sequence[tuple[StepPhase, bool]]) -> Trigger:
     """What ``rule`` says of dependencies given as (phase, whether a failure is allowed)."""
-    if not dependencies:
-        return Trigger.HOLDS
     phases = [phase for phase, _ in dependencies]
     any_open = any(phase not in FINAL_STEP_PHASES for phase in phases)
     if rule is TriggerRule.ALL_SUCCEEDED:

@@ -11,12 +11,13 @@ from jsonschema import Draft202012Validator, SchemaError
 
 from corral.api.errors import Reason
 from corral.api.types import seconds
-from corral.api.workflow import Step, WorkflowSpec
+from corral.api.workflow import Step, TriggerRule, WorkflowSpec
 from corral.plan.expressions import (
     Expression,
     ExpressionError,
     Template,
     references,
+    shown,
     templates_in,
 )
 from corral.plan.scope import (
@@ -32,7 +33,12 @@ CEL_KEYWORDS = frozenset({
     "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in",
     "let", "loop", "namespace", "null", "package", "return", "true", "var", "void", "while",
 })
+CEL_TYPES = frozenset({
+    "bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "optional_type", "string",
+    "type", "uint",
+})
 # fmt: on
+_NEEDS_DEPENDENCIES = frozenset({TriggerRule.ANY_FAILED, TriggerRule.ANY_SUCCEEDED})
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,9 @@ def _structure(steps: list[Step], path: str) -> Iterator[Problem]:
             )
         for d, dependency in enumerate(step.depends_on or []):
             where = f"{at}.dependsOn[{d}]"
-            if dependency == step.name:
+            if dependency in (step.depends_on or [])[:d]:
+                yield Problem(where, f"step {dependency!r} is listed twice")
+            elif dependency == step.name:
                 yield Problem(where, f"step {step.name!r} depends on itself")
             elif dependency not in position:
                 yield Problem(where, f"there is no step {dependency!r}")
@@ -95,6 +103,9 @@ def _structure(steps: list[Step], path: str) -> Iterator[Problem]:
                     f"step {dependency!r} comes later in the list; steps are listed after what "
                     "they depend on, which rules out cycles",
                 )
+        if step.trigger_rule in _NEEDS_DEPENDENCIES and not step.depends_on:
+            rule = step.trigger_rule.value
+            yield Problem(f"{at}.triggerRule", f"{rule} never holds without dependsOn")
         yield from _fields_that_fit(step, at)
 
 
@@ -122,9 +133,14 @@ def _fields_that_fit(step: Step, at: str) -> Iterator[Problem]:
             yield Problem(f"{at}.forEach", "exactly one of items and itemsFrom must be set")
         if each.as_ in RESERVED_NAMES:
             yield Problem(f"{at}.forEach.as", f"{each.as_!r} has a meaning already")
+        elif each.as_ in CEL_KEYWORDS | CEL_TYPES:
+            yield Problem(f"{at}.forEach.as", f"{each.as_!r} is a word of the expression language")
     retry = step.retry_strategy
     if retry and seconds(retry.backoff.max_duration) < seconds(retry.backoff.duration):
-        yield Problem(f"{at}.retryStrategy.backoff.maxDuration", "is shorter than duration")
+        yield Problem(
+            f"{at}.retryStrategy.backoff.maxDuration",
+            f"{retry.backoff.max_duration} is shorter than duration, {retry.backoff.duration}",
+        )
 
 
 def _unsupported(spec: WorkflowSpec) -> Iterator[Problem]:
@@ -187,7 +203,7 @@ def _step_expressions(step: Step, at: str, scope: "_References") -> Iterator[Pro
         where = f"{at}.forEach.itemsFrom"
         found = list(scope.templates(step.for_each.items_from, BASE_NAMES, where))
         yield from found
-        if not found and len(Template(step.for_each.items_from, BASE_NAMES).expressions) != 1:
+        if not found and not _is_one_expression(step.for_each.items_from):
             yield Problem(where, "must be one expression that gives a list: $( … )")
     for attribute, field in (
         ("input", "input"),
@@ -198,6 +214,11 @@ def _step_expressions(step: Step, at: str, scope: "_References") -> Iterator[Pro
             yield from scope.templates(data, names, f"{at}.{field}")
     for key, source in (step.extract or {}).items():
         yield from scope.expression(source, BASE_NAMES | {"output"}, f"{at}.extract.{key}")
+
+
+def _is_one_expression(source: str) -> bool:
+    template = Template(source, BASE_NAMES)
+    return len(template.parts) == len(template.expressions) == 1
 
 
 @dataclass(frozen=True)
@@ -221,7 +242,7 @@ class _References:
             return
         for expression in expressions:
             for message in self._unknown(expression.source):
-                yield Problem(field, f"{of}{expression.source}: {message}")
+                yield Problem(field, f"{of}{shown(expression.source)}: {message}")
 
     def expression(self, source: str, names: frozenset[str], field: str) -> Iterator[Problem]:
         yield from self._compiled(lambda: [Expression(source, names)], field)

@@ -8,31 +8,34 @@ they allow. It touches nothing outside the state that it is given.
 
 from collections.abc import Mapping
 
-from corral.api.errors import Reason
+from corral.api.errors import ErrorClass, Reason
 from corral.api.types import seconds
 from corral.api.workflow import Step as StepSpec
 from corral.api.workflow import StepPhase, WorkflowPhase
 from corral.plan.attempts import (
     absorb,
+    claim_slots,
     expire,
     give_up,
     payload,
     running_nodes,
     start,
-    wanted,
 )
 from corral.plan.expressions import ExpressionError, Template
 from corral.plan.observed import Claim, Pass, Payload
-from corral.plan.scope import BASE_NAMES
+from corral.plan.scope import BASE_NAMES, failure_message
 from corral.plan.state import Node, Step
-from corral.plan.steps import RUNS_AFTER_FAILURE, advance_step, settle, tolerated
+from corral.plan.steps import RUNS_AFTER_FAILURE, advance_step, fail, settle, tolerated
 
 MISSING_PATIENCE = 300.0
 """Seconds for which a missing Agent is waited for before the run is Stalled."""
 
 
 def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
-    """Takes ``p.run`` to its next state; returns what each newly started attempt is sent."""
+    """Takes ``p.run`` to its next state; returns what each newly started attempt is sent.
+
+    A slot that was claimed for an attempt which is not among the returned is free again.
+    """
     run = p.run
     main = {step.name: step for step in p.spec.steps or []}
     on_exit = {step.name: step for step in p.spec.on_exit or []}
@@ -46,6 +49,7 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
     if run.finished_for_good:
         return {}
     if not _may_begin(p, specs):
+        _watch_missing(p, specs)
         return {}
     run.phase = WorkflowPhase.SUSPENDED if p.spec.suspend else WorkflowPhase.RUNNING
     payloads: dict[str, Payload] = {}
@@ -61,23 +65,15 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
         if changed:
             continue
         active = run.steps if run.outcome is None else steps
-        started = start(p, specs, active, claim(wanted(p, specs, active)))
-        payloads |= started
-        changed = any(
-            advance_step(p, spec, run.steps if spec.name in main else run.exit_steps, specs)
-            for spec in specs.values()
-            if steps[spec.name].nodes
-        )
+        slots = claim_slots(p, specs, active, claim)
+        payloads |= start(p, specs, active, slots)
+        changed = bool(slots)
     _finish(p, steps)
+    _watch_missing(p, specs)
     _account_idle(p, specs, steps)
-    return {
-        identity: sent
-        for identity, sent in payloads.items()
-        if any(
-            identity == p.step_id(spec, index, node.attempt)
-            for spec, index, node in running_nodes(specs, steps)
-        )
-    }
+    _wake_for_deadlines(p)
+    running = running_attempts(p)
+    return {identity: sent for identity, sent in payloads.items() if identity in running}
 
 
 def running_attempts(p: Pass) -> dict[str, tuple[StepSpec, Step, int]]:
@@ -103,23 +99,29 @@ def payload_of(p: Pass, attempt: str) -> Payload | None:
 def _may_begin(p: Pass, specs: Mapping[str, StepSpec]) -> bool:
     """Sets ``started`` once everything that the run refers to is there."""
     run = p.run
-    missing = missing_agents(p, specs)
-    if missing and not p.spec.shutdown:
-        run.waiting_since = run.waiting_since or p.now
-        p.wake.append(run.waiting_since + MISSING_PATIENCE)
-    else:
-        run.waiting_since = None
     if run.started is not None:
         return True
     if p.spec.shutdown is None:
         if p.spec.suspend:
             run.phase = WorkflowPhase.SUSPENDED
             return False
-        if missing:
+        if missing_agents(p, specs):
             run.phase = WorkflowPhase.PENDING
             return False
     run.started = p.now
     return True
+
+
+def _watch_missing(p: Pass, specs: Mapping[str, StepSpec]) -> None:
+    """Notes since when something has been missing, and when patience will be over."""
+    if not missing_agents(p, specs):
+        p.run.waiting_since = None
+        return
+    if p.run.waiting_since is None:
+        p.run.waiting_since = p.now
+    over = p.run.waiting_since + MISSING_PATIENCE
+    if over > p.now:
+        p.wake.append(over)
 
 
 def missing_agents(p: Pass, specs: Mapping[str, StepSpec] | None = None) -> list[str]:
@@ -136,7 +138,7 @@ def missing_agents(p: Pass, specs: Mapping[str, StepSpec] | None = None) -> list
 
 
 def _advance(p: Pass, main: dict[str, StepSpec]) -> bool:
-    changed = False
+    changed = _apply_fail_fast(p, main)  # before anything begins that a failure rules out
     for spec in main.values():
         changed = advance_step(p, spec, p.run.steps, main) or changed
     changed = _apply_fail_fast(p, main) or changed
@@ -160,9 +162,9 @@ def _apply_fail_fast(p: Pass, main: dict[str, StepSpec]) -> bool:
             step.end(StepPhase.OMITTED, p.now, "Omitted", why)
             changed = True
             continue
-        for node in step.nodes:
-            changed = _start_no_more(p, spec, node, culprit) or changed
-        if changed:
+        ended = [_start_no_more(p, spec, node, culprit) for node in step.nodes]
+        if any(ended):
+            changed = True
             settle(p, spec, step)
     return changed
 
@@ -170,10 +172,8 @@ def _apply_fail_fast(p: Pass, main: dict[str, StepSpec]) -> bool:
 def _has_failed(spec: StepSpec, step: Step) -> bool:
     if spec.allow_failure:
         return False
-    if step.phase is StepPhase.FAILED:
-        return True
-    if step.items is None or step.final:
-        return False
+    if step.final:
+        return step.phase is StepPhase.FAILED
     failed = sum(node.phase is StepPhase.FAILED for node in step.nodes)
     return not tolerated(spec, failed, len(step.nodes))
 
@@ -197,18 +197,22 @@ def halt(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step], why:
         if step.final:
             continue
         changed = True
+        if step.phase is not StepPhase.PENDING and all(node.final for node in step.nodes):
+            settle(p, specs[name], step)  # it ended in this very pass
+            continue
         for index, node in enumerate(step.nodes):
-            if node.final:
-                continue
-            begun = node.attempt > 0 or node.phase is StepPhase.WAITING
-            give_up(p, specs[name], index, node)
-            phase = StepPhase.CANCELLED if begun else StepPhase.OMITTED
-            node.end(phase, p.now, phase.value, why)
-        if step.phase is StepPhase.PENDING:
-            step.end(StepPhase.OMITTED, p.now, "Omitted", why)
-        else:
-            settle(p, specs[name], step)
+            if not node.final:
+                give_up(p, specs[name], index, node)
+                phase = _stopped_as(node)
+                node.end(phase, p.now, phase.value, why)
+        phase = _stopped_as(*step.nodes)
+        step.end(phase, p.now, phase.value, why)
     return changed
+
+
+def _stopped_as(*nodes: Node) -> StepPhase:
+    begun = any(node.started is not None for node in nodes)
+    return StepPhase.CANCELLED if begun else StepPhase.OMITTED
 
 
 def _apply_shutdown(p: Pass, main: dict[str, StepSpec], on_exit: dict[str, StepSpec]) -> None:
@@ -222,6 +226,7 @@ def _apply_shutdown(p: Pass, main: dict[str, StepSpec], on_exit: dict[str, StepS
 
 
 def _apply_deadlines(p: Pass, specs: Mapping[str, StepSpec]) -> None:
+    """A deadline ends what is still open; a fan-out has failed then, whatever it tolerates."""
     run, now = p.run, p.now
     for name, step in (run.steps | run.exit_steps).items():
         deadline = specs[name].deadline
@@ -231,30 +236,40 @@ def _apply_deadlines(p: Pass, specs: Mapping[str, StepSpec]) -> None:
         if due > now:
             p.wake.append(due)
             continue
-        for index, node in enumerate(step.nodes):
-            if not node.final:
-                give_up(p, specs[name], index, node)
-                why = f"the step's deadline of {deadline} passed"
-                node.end(StepPhase.FAILED, now, "Timeout", why)
-        settle(p, specs[name], step)
-    if run.outcome is not None or run.started is None:
-        return
-    for field, limit, idle in (
-        ("deadline", p.spec.deadline, 0.0),
-        ("activeDeadline", p.spec.active_deadline, _idle_seconds(p)),
-    ):
-        if limit is None:
-            continue
-        due = run.started + seconds(limit) + idle
-        if due > now:
-            if field == "deadline" or run.idle_since is None:
-                p.wake.append(due)
-            continue
+        late = [index for index, node in enumerate(step.nodes) if not node.final]
+        why = f"the step's deadline of {deadline} passed"
+        for index in late:
+            give_up(p, specs[name], index, step.nodes[index])
+            step.nodes[index].end(StepPhase.FAILED, now, ErrorClass.TIMEOUT, why)
+        if late and step.items is not None:
+            why += f" before {len(late)} of {len(step.nodes)} items had ended"
+        if late:
+            fail(p, specs[name], step, ErrorClass.TIMEOUT, why)
+    for field, limit, due in _workflow_deadlines(p):
         why = f"the workflow's {field} of {limit} passed"
-        if halt(p, specs, run.steps, why):
+        if due <= now and halt(p, specs, run.steps, why):
             run.halted = Reason.DEADLINE_EXCEEDED
             run.message = why
-        return
+
+
+def _workflow_deadlines(p: Pass) -> list[tuple[str, str, float]]:
+    """The run's deadlines that still matter, and when they pass if it does not idle from now."""
+    run = p.run
+    if run.outcome is not None or run.started is None:
+        return []
+    found = []
+    if p.spec.deadline is not None:
+        found.append(("deadline", p.spec.deadline, run.started + seconds(p.spec.deadline)))
+    if p.spec.active_deadline is not None:
+        due = run.started + seconds(p.spec.active_deadline) + _idle_seconds(p)
+        found.append(("activeDeadline", p.spec.active_deadline, due))
+    return found
+
+
+def _wake_for_deadlines(p: Pass) -> None:
+    for field, _, due in _workflow_deadlines(p):
+        if field == "deadline" or p.run.idle_since is None:
+            p.wake.append(due)
 
 
 def _idle_seconds(p: Pass) -> float:
@@ -283,16 +298,14 @@ def _conclude(p: Pass, main: dict[str, StepSpec]) -> bool:
     run = p.run
     if run.outcome is not None or not all(step.final for step in run.steps.values()):
         return False
-    failed = [name for name in run.steps if _has_failed(main[name], run.steps[name])]
+    failed = any(_has_failed(main[name], step) for name, step in run.steps.items())
     if run.halted is Reason.STOPPED:
         run.outcome = WorkflowPhase.STOPPED
     elif run.halted is not None:
         run.outcome = WorkflowPhase.FAILED
     elif failed:
         run.outcome = WorkflowPhase.FAILED
-        step = run.steps[failed[0]]
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        run.message = f"step {failed[0]} failed: {step.reason}: {step.message}{more}"
+        run.message = failure_message(run.steps)
     else:
         run.outcome = WorkflowPhase.SUCCEEDED
         try:
@@ -318,9 +331,13 @@ def fail_too_large(p: Pass, size: int, limit: int) -> None:
     steps = p.run.steps | p.run.exit_steps
     halt(p, specs, steps, why)
     for step in steps.values():
-        step.items = None if step.items is None else [None] * len(step.items)
+        step.extract = None
         for node in step.nodes:
             node.output = None
+        if step.items is not None:
+            step.items = [None] * len(step.items)
+            for node in step.nodes:
+                node.message = None
     p.run.output = None
     p.run.message = why
     p.run.halted = Reason.TOO_LARGE

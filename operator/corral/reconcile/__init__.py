@@ -1,0 +1,1 @@
+"""Passes over objects: gather what is seen, plan, commit, act."""

@@ -1,0 +1,94 @@
+# corral's targets. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Which cluster: auto, embedded, kind or current (the current context of kubectl).
+CLUSTER ?= auto
+export CLUSTER
+# The clusters of the demo and of the tests stand side by side.
+NAME ?= corral
+TEST_NAME := test
+STATE = .cluster$(if $(filter-out corral,$(NAME)),/$(NAME))
+KUBECONFIG_FILE = $(CURDIR)/$(STATE)/kubeconfig
+KUBECTL = $(CURDIR)/.cluster/bin/kubectl --kubeconfig $(KUBECONFIG_FILE)
+OVERLAY = $(if $(filter kind,$(CLUSTER)),kind,embedded)
+
+.PHONY: help
+help: ## This list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements/dev.txt pyproject.toml
+	@echo "preparing $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet requirements/dev.txt
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: venv
+venv: $(READY) ## The virtual environment, from the lock files
+
+.PHONY: lock
+lock: $(READY) ## Renew the lock files in requirements/
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements/runtime.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --constraint requirements/runtime.txt --group dev pyproject.toml -o requirements/dev.txt
+
+.PHONY: generate
+generate: $(READY) ## The CRDs and the API reference, from the models in operator/corral/api
+	$(BIN)/python -m corral.api.crd
+
+.PHONY: format
+format: $(READY) ## Format and mend what can be mended
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+.PHONY: check
+check: $(READY) ## Lint, types, layers, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m corral.api.crd --check
+
+.PHONY: unit
+unit: $(READY) ## The tests that need no cluster
+	$(BIN)/pytest tests/unit tests/cluster_tool
+
+.PHONY: test
+test: check unit ## Everything: checks, unit tests, and the tests on a real cluster
+	$(MAKE) cluster NAME=$(TEST_NAME)
+	@status=0; KUBECONFIG=$(CURDIR)/.cluster/$(TEST_NAME)/kubeconfig \
+	  $(BIN)/pytest tests/cluster $(PYTEST_ARGS) || status=$$?; \
+	$(if $(KEEP),echo "kept: make cluster-down NAME=$(TEST_NAME)",$(MAKE) cluster-down NAME=$(TEST_NAME)); \
+	exit $$status
+
+.PHONY: image
+image: $(READY) ## Build the image from the Dockerfile
+	$(BIN)/python -m cluster image build
+
+.PHONY: cluster
+cluster: $(READY) ## A cluster with corral installed (CLUSTER=auto|embedded|kind|current, NAME=corral)
+	@$(BIN)/python -m cluster up --name $(NAME)
+	@$(if $(filter current,$(CLUSTER)),,$(BIN)/python -m cluster image load --name $(NAME))
+	@$(BIN)/python -m cluster install --name $(NAME)
+
+.PHONY: cluster-down
+cluster-down: $(READY) ## Take the cluster down; nothing of it is left
+	@$(BIN)/python -m cluster down --name $(NAME)
+
+.PHONY: run
+run: $(READY) ## Run the operator from the source tree against the cluster, as its own account
+	@$(BIN)/python -m cluster run --name $(NAME)
+
+.PHONY: demo
+demo: $(READY) ## A team of agents from start to end, on a real cluster
+	@$(MAKE) --no-print-directory cluster
+	@$(BIN)/python -m cluster demo --name $(NAME)

@@ -1,0 +1,258 @@
+"""Attempts under way: each is followed to its end, and its result delivered once.
+
+The same attempt is sent to the same worker until that worker answers or is gone, never to
+another: that is the planner's decision, and a new attempt. What should be under way is told on
+every pass (``follow``, ``cancel``), so that nothing depends on what an earlier process did.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+
+from corral.api.attempt import AttemptReport
+from corral.api.errors import ErrorClass
+from corral.dispatch.client import RefusedError, Task, WorkerClient, WorkerUnreachableError
+from corral.plan.observed import Payload, Result
+from corral.plan.state import Consumption, Worker
+from corral.telemetry.logs import log_context
+
+log = logging.getLogger(__name__)
+
+ACK_DELAY = 0.1
+
+Book = Callable[[AttemptReport], Consumption]
+"""Prices what an attempt used."""
+Deliver = Callable[[Result], None]
+Gone = Callable[[Worker], Awaitable[bool]]
+"""Whether the API server says that the pod is gone; a live read."""
+
+
+class WorkerGoneError(Exception):
+    """The pod is gone, and with it what ran there."""
+
+
+class Attempts:
+    """The attempts under way in this process."""
+
+    def __init__(self, client: WorkerClient, gone: Gone, stale_epoch: Callable[[], None]) -> None:
+        self._client = client
+        self._gone = gone
+        self._stale_epoch = stale_epoch
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._cancelling: dict[str, asyncio.Task[None]] = {}
+        self._acks: dict[str, tuple[Worker, set[str]]] = {}
+        self._ack_tasks: dict[str, asyncio.Task[None]] = {}
+        self._lost: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    def knows(self, attempt_id: str) -> bool:
+        """Whether the attempt is followed, being cancelled, or about to be acknowledged."""
+        return (
+            attempt_id in self._following
+            or attempt_id in self._cancelling
+            or any(attempt_id in waiting for _, waiting in self._acks.values())
+        )
+
+    def unacked(self, worker_uid: str) -> int:
+        """Results of that worker that are committed and not yet acknowledged."""
+        return len(self._acks.get(worker_uid, (None, ()))[1])
+
+    def following(self, attempt_id: str) -> bool:
+        return attempt_id in self._following
+
+    def follow(
+        self,
+        payload: Payload,
+        book: Book,
+        deliver: Deliver,
+        correlation_id: str | None,
+    ) -> None:
+        """Starts the attempt, or attaches to it; ``deliver`` gets its result, once."""
+        if payload.attempt_id in self._following:
+            return
+        work = self._follow(payload, book, deliver, correlation_id)
+        task = asyncio.create_task(work, name=payload.attempt_id)
+        self._following[payload.attempt_id] = task
+        task.add_done_callback(lambda _: self._following.pop(payload.attempt_id, None))
+
+    async def _follow(
+        self, payload: Payload, book: Book, deliver: Deliver, correlation_id: str | None
+    ) -> None:
+        worker = payload.worker
+        try:
+            with log_context(correlation_id=correlation_id, attempt_id=payload.attempt_id):
+                task = await self._until_ended(payload, correlation_id)
+                deliver(_result(task, worker, book))
+        except RefusedError as refused:
+            log.warning("attempt %s was refused: %s", payload.attempt_id, refused)
+            deliver(_lost(payload.attempt_id, worker, _class_of(refused), str(refused)))
+        except WorkerGoneError:
+            message = f"worker {worker.pod} is gone"
+            deliver(_lost(payload.attempt_id, worker, ErrorClass.WORKER_LOST, message))
+
+    async def _until_ended(self, payload: Payload, correlation_id: str | None) -> Task:
+        async def once() -> Task:
+            return await self._client.send(payload, correlation_id)
+
+        task: Task = await self._persist(payload.worker, once)
+        while not task.final:
+            # A repeated send attaches; a GET is smaller, and 404 there means send again.
+            async def again() -> Task:
+                return await self._client.get(payload.worker, payload.attempt_id)
+
+            try:
+                task = await self._persist(payload.worker, again)
+            except RefusedError as refused:
+                if refused.reason != "404":
+                    raise
+                task = await self._persist(payload.worker, once)
+        return task
+
+    async def _persist(self, worker: Worker, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Calls until the worker answers or is gone."""
+        async for attempt in AsyncRetrying(
+            wait=wait_exponential_jitter(initial=0.2, max=5, jitter=0.1),
+            retry=retry_if_exception_type(WorkerUnreachableError),
+            reraise=True,
+        ):
+            with attempt:
+                if attempt.retry_state.attempt_number > 1 and await self._is_gone(worker):
+                    raise WorkerGoneError
+                return await self._while_alive(worker, call)
+        raise AssertionError("tenacity stops only by an exception")
+
+    async def _while_alive(self, worker: Worker, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Calls, and stops waiting for the answer once the pod is known to be gone."""
+        lost = asyncio.ensure_future(self._lost[worker.uid].wait())
+        answer = asyncio.ensure_future(call())
+        try:
+            await asyncio.wait({lost, answer}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return self._checked(answer)
+            raise WorkerGoneError
+        finally:
+            lost.cancel()
+            answer.cancel()
+
+    def _checked(self, answer: "asyncio.Future[Any]") -> Any:
+        try:
+            return answer.result()
+        except RefusedError as refused:
+            if refused.reason == "StaleEpoch":
+                self._stale_epoch()
+            raise
+
+    async def _is_gone(self, worker: Worker) -> bool:
+        if self._lost[worker.uid].is_set():
+            return True
+        if await self._gone(worker):
+            self.worker_gone(worker.uid)
+            return True
+        return False
+
+    def worker_gone(self, uid: str) -> None:
+        """Tells that a pod is gone for good."""
+        self._lost[uid].set()
+        self._acks.pop(uid, None)
+
+    def forget_worker(self, uid: str) -> None:
+        """Frees what is kept about a pod that nothing refers to any more."""
+        self._lost.pop(uid, None)
+
+    def cancel(self, attempt_id: str, worker: Worker, book: Book, deliver: Deliver | None) -> None:
+        """Cancels; ``deliver`` gets what was used. Without it the result is acknowledged unread."""
+        followed = self._following.pop(attempt_id, None)
+        if followed is not None:
+            followed.cancel()
+        if attempt_id in self._cancelling:
+            return
+        work = self._cancel(attempt_id, worker, book, deliver)
+        task = asyncio.create_task(work, name=f"cancel {attempt_id}")
+        self._cancelling[attempt_id] = task
+        task.add_done_callback(lambda _: self._cancelling.pop(attempt_id, None))
+
+    async def _cancel(
+        self, attempt_id: str, worker: Worker, book: Book, deliver: Deliver | None
+    ) -> None:
+        async def once() -> Task | None:
+            task = await self._client.cancel(worker, attempt_id)
+            if task is not None and not task.final:
+                raise WorkerUnreachableError("it has not stopped yet")
+            return task
+
+        try:
+            task = await self._persist(worker, once)
+        except (RefusedError, WorkerGoneError) as error:
+            log.info("attempt %s is not there to be cancelled: %s", attempt_id, error)
+            task = None
+        if deliver is None:
+            if task is not None:
+                self.ack(attempt_id, worker)
+        elif task is None:
+            deliver(_lost(attempt_id, worker, ErrorClass.WORKER_LOST, "cancelled"))
+        else:
+            deliver(_result(task, worker, book))
+
+    def ack(self, attempt_id: str, worker: Worker) -> None:
+        """Tells the worker, a little later and together with others, that a result is recorded."""
+        if self._lost[worker.uid].is_set():
+            return
+        self._acks.setdefault(worker.uid, (worker, set()))[1].add(attempt_id)
+        if worker.uid not in self._ack_tasks:
+            task = asyncio.create_task(self._flush_acks(worker), name=f"ack {worker.pod}")
+            self._ack_tasks[worker.uid] = task
+            task.add_done_callback(lambda _: self._ack_tasks.pop(worker.uid, None))
+
+    async def _flush_acks(self, worker: Worker) -> None:
+        await asyncio.sleep(ACK_DELAY)
+        while (waiting := self._acks.get(worker.uid)) and waiting[1]:
+            batch = sorted(waiting[1])
+
+            async def once(batch: list[str] = batch) -> None:
+                await self._client.ack(worker, batch)
+
+            try:
+                await self._persist(worker, once)
+            except (RefusedError, WorkerGoneError) as error:
+                log.info("results of %s were not acknowledged: %s", worker.pod, error)
+            waiting[1].difference_update(batch)
+        self._acks.pop(worker.uid, None)
+
+    async def close(self) -> None:
+        """Stops following; the workers go on."""
+        tasks = [*self._following.values(), *self._cancelling.values(), *self._ack_tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _class_of(refused: RefusedError) -> ErrorClass:
+    """What a refusal means for the attempt: it goes elsewhere, and that is no retry."""
+    if refused.reason in ("WrongWorker", "Tombstoned"):
+        return ErrorClass.WORKER_LOST
+    if refused.reason in ("NoCapacity", "Draining", "RevisionMismatch"):
+        return ErrorClass.NO_CAPACITY
+    return ErrorClass.INTERNAL
+
+
+def _lost(attempt_id: str, worker: Worker, error: ErrorClass, message: str) -> Result:
+    return Result(attempt_id, worker.uid, Consumption(), None, error, message)
+
+
+def _result(task: Task, worker: Worker, book: Book) -> Result:
+    report = task.report
+    used = book(report)
+    if task.succeeded:
+        return Result(report.attempt_id, worker.uid, used, task.output())
+    error = report.error
+    return Result(
+        report.attempt_id,
+        worker.uid,
+        used,
+        None,
+        error.error_class if error else ErrorClass.INTERNAL,
+        error.message if error else f"the worker says {task.state}",
+    )

@@ -1,0 +1,78 @@
+"""``corral operator``: the process."""
+
+import asyncio
+import logging
+import os
+import signal
+import uuid
+
+import uvloop
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+
+from corral.handlers.health import HEALTH_PORT, METRICS_PORT, serve_health
+from corral.handlers.watches import Watches
+from corral.kube.client import ApiError, connect
+from corral.reconcile.controller import Controller
+from corral.telemetry.logs import configure_logging
+
+log = logging.getLogger("corral.operator")
+
+
+def main() -> int:
+    """Runs the operator until it is told to stop (0) or may not lead any more (1).
+
+    Environment: ``POD_NAMESPACE`` (its own namespace, ``corral-system``), ``POD_UID`` (its
+    identity), ``CORRAL_WORKER_IMAGE``, ``CORRAL_LOG_LEVEL``, ``CORRAL_HEALTH_PORT``,
+    ``CORRAL_METRICS_PORT``.
+    """
+    configure_logging(os.environ.get("CORRAL_LOG_LEVEL", "info"))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_operate())
+
+
+async def _operate() -> int:
+    namespace = os.environ.get("POD_NAMESPACE", "corral-system")
+    identity = os.environ.get("POD_UID") or f"{os.uname().nodename}-{uuid.uuid4().hex[:8]}"
+    image = os.environ.get("CORRAL_WORKER_IMAGE", "localhost/corral:dev")
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with connect() as kube:
+        controller = Controller(kube, namespace, identity, image)
+        watches = Watches(controller.saw, loop)
+        health = await serve_health(
+            kube,
+            alive=lambda: watches.alive,
+            ready=controller.synced.is_set,
+            health_port=int(os.environ.get("CORRAL_HEALTH_PORT", HEALTH_PORT)),
+            metrics_port=int(os.environ.get("CORRAL_METRICS_PORT", METRICS_PORT)),
+        )
+        watches.start()
+        lead = asyncio.create_task(_prime_and_run(controller))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({lead, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if lead.done():
+                lead.result()
+                return 1
+            return 0
+        finally:
+            watches.stop()
+            for task in (lead, stopped):
+                task.cancel()
+            await asyncio.gather(lead, stopped, return_exceptions=True)
+            await health.cleanup()
+
+
+async def _prime_and_run(controller: Controller) -> None:
+    async for attempt in AsyncRetrying(
+        wait=wait_exponential_jitter(initial=0.5, max=10),
+        retry=retry_if_exception_type(ApiError),
+        before_sleep=lambda state: log.warning(
+            "the API server can't be read: %s", state.outcome and state.outcome.exception()
+        ),
+    ):
+        with attempt:
+            await controller.prime()
+    await controller.run()

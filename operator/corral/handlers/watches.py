@@ -1,0 +1,115 @@
+"""The watches, by kopf, in a thread and an event loop of their own.
+
+kopf ends its operator on an ERROR in a watch stream, on HTTP 410 and on other answers that it
+takes for final; and when it ends it cancels every task of its loop. So it runs apart from the
+passes, and is started again: a watch that breaks stops nothing but that watch. ``on.event`` is the
+only kind of handler in use: it writes nothing to the objects, neither annotations nor finalizers.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import kopf
+from kopf._core.engines.peering import Identity
+
+from corral.kube.client import AGENTS, MODELS, PODS, POOLS, WORKFLOWS, Json, Kind
+from corral.plan.names import OPERATOR, WORKER_SELECTOR
+
+log = logging.getLogger(__name__)
+
+RESTART_AFTER = 1.0
+Saw = Callable[[Kind, str | None, Json], None]
+
+
+def _settings(settings: kopf.OperatorSettings) -> None:
+    settings.posting.enabled = False  # passes post their own Events
+    settings.scanning.disabled = True  # CRDs and namespaces need not be watched
+    settings.watching.chunk_size = 500
+    settings.watching.label_selectors["v1", "pods"] = WORKER_SELECTOR
+    settings.watching.inactivity_timeout = 65
+    settings.watching.connect_timeout = 10
+    settings.networking.request_timeout = 60
+    settings.queueing.idle_timeout = 1.0
+
+
+def _registry(saw: Saw) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
+        _settings(settings)
+
+    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        # As kube.client.connect: a kubeconfig that is named wins over the pod's account.
+        if "KUBECONFIG" in os.environ:
+            return kopf.login_with_kubeconfig(**kwargs)
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    kopf.on.startup(registry=registry)(startup)
+    kopf.on.login(registry=registry)(login)
+    for kind in (MODELS, AGENTS, POOLS, WORKFLOWS):
+        kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(_teller(saw, kind))
+    kopf.on.event("v1", "pods", registry=registry)(_teller(saw, PODS))
+    return registry
+
+
+def _teller(saw: Saw, kind: Kind) -> Callable[..., None]:
+    def tell(event: Any, **_: Any) -> None:
+        saw(kind, event["type"], dict(event["object"]))
+
+    tell.__name__ = f"saw_{kind.plural}"
+    return tell
+
+
+class Watches:
+    """kopf in a thread. ``saw`` is called in the main loop, in the order of the events."""
+
+    def __init__(self, saw: Saw, main: asyncio.AbstractEventLoop) -> None:
+        self._saw = saw
+        self._main = main
+        self._alive_at = monotonic()
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="watches", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread's loop has turned lately."""
+        return monotonic() - self._alive_at < 30
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                asyncio.run(self._watch())
+            except Exception:
+                log.exception("the watches ended; they are started again")
+            self._stop.wait(RESTART_AFTER)
+
+    async def _watch(self) -> None:
+        beat = asyncio.create_task(self._beat())
+        try:
+            await kopf.operator(
+                registry=_registry(self._tell),
+                clusterwide=True,
+                standalone=True,
+                # Else kopf asks for the user's name, which a container's user need not have.
+                identity=Identity(OPERATOR),
+            )
+        finally:
+            beat.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(5)  # a loop that ends at once is not alive
+            self._alive_at = monotonic()
+
+    def _tell(self, kind: Kind, event: str | None, obj: Json) -> None:
+        self._main.call_soon_threadsafe(self._saw, kind, event, obj)

@@ -1,0 +1,76 @@
+"""The operator's identity towards workers.
+
+The operator asks the API server for tokens of its own service account whose only audience is one
+pod's UID; a worker checks them with the API server's public keys, which it is given when it is
+made. So there is no shared secret, and a token that leaks from one worker opens no other.
+"""
+
+import base64
+import json
+import time
+from typing import Any
+
+from corral.api.attempt import OperatorIdentity
+from corral.kube.client import SERVICE_ACCOUNTS, Kube
+from corral.plan.names import OPERATOR
+
+LIFETIME = 3600
+RENEW_BEFORE = 900.0
+
+
+class Tokens:
+    """Tokens by pod UID, renewed before they expire."""
+
+    def __init__(self, kube: Kube, namespace: str) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self._tokens: dict[str, tuple[str, float]] = {}
+        self._jwks: dict[str, Any] | None = None
+        self._issuer = ""
+
+    async def token(self, pod_uid: str) -> str:
+        """A token that only the worker with this pod UID accepts.
+
+        Raises:
+            ApiError: the API server gave none.
+        """
+        found = self._tokens.get(pod_uid)
+        if found and found[1] > time.monotonic():
+            return found[0]
+        token = await self._request(pod_uid)
+        self._tokens[pod_uid] = (token, time.monotonic() + LIFETIME - RENEW_BEFORE)
+        return token
+
+    async def _request(self, audience: str) -> str:
+        answer = await self._kube.request(
+            "POST",
+            SERVICE_ACCOUNTS.path(self._namespace, OPERATOR, "/token"),
+            {
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {"audiences": [audience], "expirationSeconds": LIFETIME},
+            },
+        )
+        return str(answer["status"]["token"])
+
+    def forget(self, pod_uid: str) -> None:
+        self._tokens.pop(pod_uid, None)
+
+    async def identity(self) -> OperatorIdentity:
+        """What a worker needs in order to know this operator's tokens.
+
+        Raises:
+            ApiError: the API server's keys can't be read.
+        """
+        if self._jwks is None:
+            self._jwks = await self._kube.request(
+                "GET", "/openid/v1/jwks", accept="application/jwk-set+json, application/json"
+            )
+            payload = (await self._request("corral")).split(".")[1]
+            claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+            self._issuer = claims["iss"]
+        return OperatorIdentity(
+            issuer=self._issuer,
+            subject=f"system:serviceaccount:{self._namespace}:{OPERATOR}",
+            jwks=self._jwks,
+        )

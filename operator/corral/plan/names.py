@@ -1,0 +1,58 @@
+"""Every name, label and key that corral derives."""
+
+import hashlib
+
+GROUP = "corral.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+OPERATOR = "corral-operator"
+FIELD_MANAGER = "corral"
+
+LABEL_AGENT = f"{GROUP}/agent"
+LABEL_POOL = f"{GROUP}/pool"
+LABEL_REVISION = f"{GROUP}/revision"
+LABEL_SLOT = f"{GROUP}/slot"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGED_BY = "corral"
+WORKER_SELECTOR = f"app.kubernetes.io/component=worker,{LABEL_MANAGED_BY}={MANAGED_BY}"
+ANNOTATION_CONFIG = f"{GROUP}/worker-config"
+ANNOTATION_TRACEPARENT = f"{GROUP}/traceparent"
+ANNOTATION_CORRELATION_ID = f"{GROUP}/correlation-id"
+
+POOL_NAME_LIMIT = 52
+
+
+def digest(*parts: object, length: int = 10) -> str:
+    """A short, stable hash that is valid in names and label values."""
+    text = "\x00".join(str(part) for part in parts)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def worker_labels(agent: str, pool: str) -> dict[str, str]:
+    """The labels of a pool's pods; also the pool's selector."""
+    return {
+        "app.kubernetes.io/name": "corral",
+        "app.kubernetes.io/component": "worker",
+        "app.kubernetes.io/part-of": "corral",
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_AGENT: agent,
+        LABEL_POOL: pool,
+    }
+
+
+def selector(labels: dict[str, str]) -> str:
+    """Labels as a label selector's text."""
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+
+
+def pod_name(pool: str, pool_uid: str, revision: str, slot: int, incarnation: int) -> str:
+    """The name of a pool's pod: the same for the same place, so that 409 means "made before"."""
+    return f"{pool}-{digest(pool_uid, revision, slot, incarnation)}"
+
+
+def default_pool_name(agent: str) -> str:
+    """The pool that an Agent without one gets."""
+    name = f"{agent}-default"
+    if len(name) <= POOL_NAME_LIMIT:
+        return name
+    return f"{agent[:33].rstrip('-')}-{digest(agent)}-default"

@@ -1,0 +1,215 @@
+"""The pods of a pool, as manifests."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from corral.api.agent import AgentSpec
+from corral.api.attempt import (
+    CONFIG_FILE,
+    HEALTH_PATH,
+    KEYS_DIR,
+    READY_PATH,
+    WORKER_PORT,
+    OperatorIdentity,
+    WorkerConfig,
+)
+from corral.api.model import ModelSpec
+from corral.api.pool import PoolSpec
+from corral.api.types import seconds
+from corral.plan.expressions import compact_json
+from corral.plan.names import (
+    ANNOTATION_CONFIG,
+    API_VERSION,
+    LABEL_REVISION,
+    LABEL_SLOT,
+    digest,
+    worker_labels,
+)
+
+_RESOURCES = {
+    "requests": {"cpu": "50m", "memory": "160Mi"},
+    "limits": {"memory": "512Mi"},
+}
+_RESERVED = ("corral.dev/", "app.kubernetes.io/", "kubernetes.io/", "pod-security.kubernetes.io/")
+
+
+def worker_config(
+    namespace: str,
+    agent_name: str,
+    agent: AgentSpec,
+    agent_revision: str,
+    models: Mapping[str, ModelSpec],
+    pool: PoolSpec,
+    operator: OperatorIdentity,
+) -> WorkerConfig:
+    """What a worker of the pool knows."""
+    return WorkerConfig(
+        namespace=namespace,
+        agent_name=agent_name,
+        agent=agent,
+        agent_revision=agent_revision,
+        models=dict(models),
+        concurrency=pool.concurrency,
+        drain_timeout_seconds=seconds(pool.drain_timeout),
+        operator=operator,
+    )
+
+
+def pod_template(
+    pool_name: str, pool: PoolSpec, config: WorkerConfig, image: str
+) -> dict[str, Any]:
+    """A worker pod without its name, revision and owner.
+
+    The pod is restricted (non-root, read-only root, no capabilities, no service-account token),
+    and holds only the keys of its agent's models, as files that the kubelet mounts.
+    """
+    user = pool.template
+    labels = _allowed(user.labels or {}) | worker_labels(config.agent_name, pool_name)
+    annotations = _allowed(user.annotations or {})
+    annotations[ANNOTATION_CONFIG] = compact_json(config.to_json())
+    annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] = "false"
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": int(config.drain_timeout_seconds) + 15,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(pool, image)],
+        "volumes": [
+            {
+                "name": "config",
+                "downwardAPI": {
+                    "items": [
+                        {
+                            "path": CONFIG_FILE.rsplit("/", 1)[1],
+                            "fieldRef": {
+                                "fieldPath": f"metadata.annotations['{ANNOTATION_CONFIG}']"
+                            },
+                        }
+                    ]
+                },
+            },
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+    _mount_keys(spec, config.models)
+    if user.node_selector:
+        spec["nodeSelector"] = dict(user.node_selector)
+    if user.tolerations:
+        spec["tolerations"] = [toleration.to_json() for toleration in user.tolerations]
+    if user.affinity:
+        spec["affinity"] = user.affinity
+    if user.image_pull_secrets:
+        spec["imagePullSecrets"] = [secret.to_json() for secret in user.image_pull_secrets]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "namespace": config.namespace,
+            "labels": labels,
+            "annotations": annotations,
+        },
+        "spec": spec,
+    }
+
+
+def _allowed(labels: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in labels.items() if not key.startswith(_RESERVED)}
+
+
+def _container(pool: PoolSpec, image: str) -> dict[str, Any]:
+    user = pool.template
+    resources = {**_RESOURCES, **(user.resources.to_json() if user.resources else {})}
+
+    def probe(path: str, period: int, failures: int) -> dict[str, Any]:
+        return {
+            "httpGet": {"path": path, "port": WORKER_PORT},
+            "periodSeconds": period,
+            "failureThreshold": failures,
+            "timeoutSeconds": 5,
+        }
+
+    return {
+        "name": "worker",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["worker"],
+        "ports": [{"name": "a2a", "containerPort": WORKER_PORT}],
+        "env": [
+            {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            *(variable.to_json() for variable in user.env or []),
+        ],
+        "resources": resources,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "startupProbe": probe(HEALTH_PATH, 1, 60),
+        "readinessProbe": probe(READY_PATH, 5, 3),
+        "livenessProbe": probe(HEALTH_PATH, 20, 3),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "config", "mountPath": CONFIG_FILE.rsplit("/", 1)[0], "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+        ],
+    }
+
+
+def _mount_keys(spec: dict[str, Any], models: Mapping[str, ModelSpec]) -> None:
+    """A Secret that is missing does not keep the pod from starting: the worker says which it is."""
+    for index, (name, model) in enumerate(sorted(models.items())):
+        reference = model.api_key_secret_ref
+        if reference is None:
+            continue
+        spec["volumes"].append(
+            {
+                "name": f"key-{index}",
+                "secret": {
+                    "secretName": reference.name,
+                    "optional": True,
+                    "defaultMode": 0o440,
+                    "items": [{"key": reference.key, "path": "key"}],
+                },
+            }
+        )
+        spec["containers"][0]["volumeMounts"].append(
+            {"name": f"key-{index}", "mountPath": f"{KEYS_DIR}/{name}", "readOnly": True}
+        )
+
+
+def pod_revision(template: Mapping[str, Any]) -> str:
+    """A hash of all that a pod is made of: pods of another revision are replaced."""
+    return digest(compact_json(template), length=16)
+
+
+def pod_manifest(
+    template: Mapping[str, Any], revision: str, name: str, slot: int, pool_name: str, pool_uid: str
+) -> dict[str, Any]:
+    """The pod for one place of the pool."""
+    metadata = template["metadata"]
+    return {
+        **template,
+        "metadata": {
+            **metadata,
+            "name": name,
+            "labels": {**metadata["labels"], LABEL_REVISION: revision, LABEL_SLOT: str(slot)},
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": "AgentPool",
+                    "name": pool_name,
+                    "uid": pool_uid,
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+    }

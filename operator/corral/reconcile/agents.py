@@ -1,0 +1,231 @@
+"""Passes over Agents and Models: what they come to, and the default pool."""
+
+from typing import Any
+
+from corral.api.agent import AgentStatus
+from corral.api.errors import Reason
+from corral.api.model import ModelSpec, ModelStatus
+from corral.api.pool import PoolSpec
+from corral.api.types import Usage
+from corral.kube.client import AGENTS, MODELS, POOLS, ApiError, Json
+from corral.kube.events import post_event
+from corral.plan.agent import Readiness, model_problems
+from corral.plan.conditions import merge
+from corral.plan.names import (
+    API_VERSION,
+    LABEL_AGENT,
+    LABEL_MANAGED_BY,
+    MANAGED_BY,
+    default_pool_name,
+)
+from corral.plan.state import Consumption
+from corral.reconcile.queue import RetryLaterError
+from corral.reconcile.store import ObjectKey
+from corral.reconcile.world import World, read_spec, with_status
+
+USAGE_FLUSH = 10.0
+"""Seconds between two writes of an Agent's usage."""
+DEFAULT_MAX_REPLICAS = 10
+
+
+class Agents:
+    """The passes over Agents and Models."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._usage: dict[ObjectKey, Consumption] = {}
+        self._flushed: dict[ObjectKey, float] = {}
+        self._problems: dict[ObjectKey, str] = {}
+
+    def add_usage(self, key: ObjectKey, used: Consumption) -> None:
+        """Books what an attempt used on its Agent; written with the next flush."""
+        if used.requests:
+            self._usage.setdefault(key, Consumption()).add(used)
+            self._world.wake.agent(key, USAGE_FLUSH)
+
+    async def reconcile(self, key: ObjectKey) -> None:
+        """One pass over an Agent: status, default pool, and who waits for it.
+
+        Raises:
+            RetryLaterError: the API server refused for now.
+        """
+        obj = self._world.agents.get(key)
+        if obj is None or obj["metadata"].get("deletionTimestamp"):
+            self._usage.pop(key, None)
+            self._problems.pop(key, None)
+            self._wake_users(key)
+            return
+        readiness, spec = self._world.agent_readiness(key)
+        revision = self._world.agent_revision(key, spec) if spec else None
+        if readiness.ready and (problem := self._world.capacity_problems.get(key)):
+            readiness = Readiness(False, Reason.POD_FAILED, problem)
+        told = f"{revision} {readiness.reason} {readiness.message}"
+        if self._problems.get(key) != told:
+            self._problems[key] = told
+            self._wake_users(key)
+            for pool in self._pools_of(key):
+                self._world.wake.pool((key[0], pool["metadata"]["name"]))
+        try:
+            await self._write_status(key, obj, readiness, revision)
+            if spec is not None:
+                await self._default_pool(key, obj, spec.default_pool == "Enabled")
+        except ApiError as error:
+            if not error.not_found:
+                raise RetryLaterError(str(error), error.retry_after) from error
+
+    def _wake_users(self, key: ObjectKey) -> None:
+        for workflow in self._world.users.get(key, ()):
+            self._world.wake.workflow(workflow)
+
+    async def _write_status(
+        self, key: ObjectKey, obj: Json, readiness: Readiness, revision: str | None
+    ) -> None:
+        now = self._world.kube.now()
+        previous = AgentStatus.model_validate(obj.get("status") or {})
+        generation = obj["metadata"]["generation"]
+        pending = self._usage.get(key)
+        due = now - self._flushed.get(key, 0.0) >= USAGE_FLUSH
+        usage = _sum(previous.usage, pending) if pending and due else previous.usage
+        status = previous.model_copy(
+            update={
+                "observed_generation": generation,
+                "revision": revision,
+                "usage": usage,
+                "conditions": merge(previous.conditions, readiness.conditions(), generation, now),
+            }
+        )
+        updated = with_status(obj, status)
+        if updated["status"] == obj.get("status"):
+            return
+        if usage is not previous.usage:
+            self._usage.pop(key, None)
+            self._flushed[key] = now
+        try:
+            written = await self._world.kube.put_status(AGENTS, updated)
+        except ApiError as error:
+            if pending and usage is not previous.usage:
+                self._usage.setdefault(key, Consumption()).add(pending)
+            if error.conflict:
+                self._world.agents.see(await self._world.kube.get(AGENTS, *key))
+            raise
+        self._world.agents.see(written)
+        was_ready = any(c.type == "Ready" and c.status == "True" for c in previous.conditions)
+        if not readiness.ready and (was_ready or not previous.conditions):
+            await post_event(
+                self._world.kube, written, "Warning", readiness.reason, readiness.message
+            )
+
+    def _pools_of(self, key: ObjectKey) -> list[Json]:
+        return [
+            pool
+            for pool in self._world.pools.in_namespace(key[0])
+            if (pool.get("spec") or {}).get("agentRef", {}).get("name") == key[1]
+            and not pool["metadata"].get("deletionTimestamp")
+        ]
+
+    async def _default_pool(self, key: ObjectKey, agent: Json, enabled: bool) -> None:
+        """An Agent without a pool gets one on its first queued step, until another names it."""
+        name = default_pool_name(key[1])
+        pools = self._pools_of(key)
+        own = [pool for pool in pools if _is_default(pool, agent)]
+        others = [pool for pool in pools if not _is_default(pool, agent)]
+        if own and (others or not enabled):
+            for pool in own:
+                await self._world.kube.delete(POOLS, key[0], name, pool["metadata"]["uid"])
+        if pools or not enabled or not self._world.slots.queued(key):
+            return
+        spec: dict[str, Any] = {
+            "agentRef": {"name": key[1]},
+            "autoscaling": {
+                "minReplicas": 0,
+                "maxReplicas": DEFAULT_MAX_REPLICAS,
+                "scaleDownStabilization": "60s",
+            },
+        }
+        PoolSpec.model_validate(spec)
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": "AgentPool",
+            "metadata": {
+                "name": name,
+                "namespace": key[0],
+                "labels": {LABEL_MANAGED_BY: MANAGED_BY, LABEL_AGENT: key[1]},
+                "ownerReferences": [_owner(agent)],
+            },
+            "spec": spec,
+        }
+        try:
+            self._world.pools.see(await self._world.kube.create(POOLS, key[0], body))
+        except ApiError as error:
+            if not error.conflict:
+                raise
+            self._world.pools.see(await self._world.kube.get(POOLS, key[0], name))
+        self._world.wake.pool((key[0], name))
+
+    async def reconcile_model(self, key: ObjectKey) -> None:
+        """One pass over a Model: its conditions, and the Agents that use it.
+
+        Raises:
+            RetryLaterError: the API server refused for now.
+        """
+        for agent in self._world.agents.in_namespace(key[0]):
+            self._world.wake.agent((key[0], agent["metadata"]["name"]))
+        obj = self._world.models.get(key)
+        if obj is None or obj["metadata"].get("deletionTimestamp"):
+            return
+        spec = read_spec(ModelSpec, obj)
+        problems = model_problems(spec) if isinstance(spec, ModelSpec) else spec
+        previous = ModelStatus.model_validate(obj.get("status") or {})
+        generation = obj["metadata"]["generation"]
+        conditions = Readiness.of(problems).conditions()
+        status = previous.model_copy(
+            update={
+                "observed_generation": generation,
+                "conditions": merge(
+                    previous.conditions, conditions, generation, self._world.kube.now()
+                ),
+            }
+        )
+        updated = with_status(obj, status)
+        if updated["status"] == obj.get("status"):
+            return
+        try:
+            self._world.models.see(await self._world.kube.put_status(MODELS, updated))
+        except ApiError as error:
+            if error.conflict:
+                self._world.models.see(await self._world.kube.get(MODELS, *key))
+            if not error.not_found:
+                raise RetryLaterError(str(error), error.retry_after) from error
+
+
+def _is_default(pool: Json, agent: Json) -> bool:
+    owners = pool["metadata"].get("ownerReferences") or []
+    return any(owner.get("uid") == agent["metadata"]["uid"] for owner in owners)
+
+
+def _owner(agent: Json) -> Json:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Agent",
+        "name": agent["metadata"]["name"],
+        "uid": agent["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def _sum(usage: Usage | None, pending: Consumption) -> Usage:
+    total = Consumption.model_validate(
+        {
+            "requests": usage.requests,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cost": usage.cost_usd,
+            "unpriced_requests": usage.unpriced_requests,
+            "simulated_requests": usage.simulated_requests,
+        }
+        if usage
+        else {}
+    )
+    total.add(pending)
+    return total.to_usage()

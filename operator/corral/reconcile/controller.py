@@ -1,0 +1,222 @@
+"""The operator's main loop: leadership, queues, sweeps, and what watches tell it.
+
+Watches run before leadership, so that a standby's stores are warm; passes run only while leading.
+What the watches miss, the sweeps find: ghosts (deleted in a gap of a watch), workers that are
+gone, and attempts that no status knows.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+
+from corral.dispatch.attempts import Attempts
+from corral.dispatch.client import RefusedError, WorkerClient, WorkerUnreachableError
+from corral.kube.client import AGENTS, MODELS, PODS, POOLS, WORKFLOWS, ApiError, Json, Kind, Kube
+from corral.kube.lease import Lease
+from corral.kube.tokens import Tokens
+from corral.plan.names import LABEL_POOL, OPERATOR, WORKER_SELECTOR
+from corral.plan.state import Consumption, Worker
+from corral.reconcile.agents import Agents
+from corral.reconcile.pools import Pools
+from corral.reconcile.queue import WorkQueue
+from corral.reconcile.store import ObjectKey, key_of
+from corral.reconcile.workflows import Workflows, worker_of
+from corral.reconcile.world import Wake, World
+from corral.telemetry import metrics
+
+log = logging.getLogger(__name__)
+
+WATCHED = (MODELS, AGENTS, POOLS, PODS, WORKFLOWS)
+INVENTORY_PERIOD = 10.0
+GHOST_PERIOD = 60.0
+
+
+class Controller:
+    """One operator process."""
+
+    def __init__(self, kube: Kube, namespace: str, identity: str, image: str) -> None:
+        self.lease = Lease(kube, namespace, OPERATOR, identity)
+        self._deposed = asyncio.Event()
+        tokens = Tokens(kube, namespace)
+        self._client = WorkerClient(tokens.token, lambda: self.lease.epoch)
+        attempts = Attempts(self._client, self._pod_gone, self._deposed.set)
+        self.world = World(
+            kube=kube, tokens=tokens, worker=self._client, attempts=attempts, image=image
+        )
+        self._workflows = Workflows(self.world)
+        self._agents = Agents(self.world)
+        self._pools = Pools(self.world)
+        self._workflows.on_usage = self._agents.add_usage
+        self._queues: dict[str, WorkQueue[ObjectKey]] = {
+            "models": self._queue("models", self._agents.reconcile_model),
+            "agents": self._queue("agents", self._agents.reconcile),
+            "agentpools": self._queue("agentpools", self._pools.reconcile),
+            "workflows": self._queue("workflows", self._workflows.reconcile),
+        }
+        self.world.wake = Wake(
+            workflow=self._queues["workflows"].add,
+            agent=self._queues["agents"].add,
+            model=self._queues["models"].add,
+            pool=self._queues["agentpools"].add,
+        )
+        self.synced = asyncio.Event()
+        """Set once every kind has been listed."""
+
+    def _queue(
+        self, name: str, work: Callable[[ObjectKey], Awaitable[None]]
+    ) -> WorkQueue[ObjectKey]:
+        async def timed(key: ObjectKey) -> None:
+            started = perf_counter()
+            try:
+                await work(key)
+            finally:
+                metrics.PASSES.labels(name).observe(perf_counter() - started)
+
+        queue = WorkQueue(name, timed)
+        metrics.QUEUE_DEPTH.labels(name).set_function(lambda: len(queue))
+        return queue
+
+    def saw(self, kind: Kind, event: str | None, obj: Json) -> None:
+        """What a watch tells: ``event`` is ADDED, MODIFIED, DELETED, or None from a listing."""
+        store = self.world.store(kind)
+        key = key_of(obj)
+        if event == "DELETED":
+            if store.remove(key, obj["metadata"]["uid"]):
+                self._changed(kind, key, obj, gone=True)
+        elif store.see(obj):
+            self._changed(kind, key, obj, gone=False)
+
+    def _changed(self, kind: Kind, key: ObjectKey, obj: Json, *, gone: bool) -> None:
+        if kind is PODS:
+            pool = obj["metadata"]["labels"].get(LABEL_POOL, "")
+            ended = (obj.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+            if gone or ended:
+                self._worker_gone(obj["metadata"]["uid"])
+            self._queues["agentpools"].add((key[0], pool))
+            return
+        self._queues[kind.plural].add(key)
+        if kind is POOLS:
+            agent = (obj.get("spec") or {}).get("agentRef", {}).get("name", "")
+            self._queues["agents"].add((key[0], agent))
+
+    def _worker_gone(self, uid: str) -> None:
+        self.world.attempts.worker_gone(uid)
+        self.world.slots.withdraw(uid)
+        self.world.tokens.forget(uid)
+
+    async def _pod_gone(self, worker: Worker) -> bool:
+        """A live read: gone is 404, another UID, or an end; a failed read tells nothing."""
+        known = self.world.pods.by_uid(worker.uid)
+        namespace = known["metadata"]["namespace"] if known else None
+        if namespace is None:
+            return self.synced.is_set()
+        try:
+            pod = await self.world.kube.get(PODS, namespace, worker.pod)
+        except ApiError as error:
+            return error.not_found
+        if pod["metadata"]["uid"] != worker.uid:
+            return True
+        return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+
+    async def run(self) -> None:
+        """Leads, until the lease is lost or a worker has heard a newer leader."""
+        await self.synced.wait()
+        await self.lease.acquire()
+        self.lease.watch_over()
+        metrics.LEADER.set(1)
+        metrics.EPOCH.set(self.lease.epoch)
+        tasks = [
+            asyncio.create_task(self.lease.hold(), name="lease"),
+            asyncio.create_task(self._deposed.wait(), name="deposed"),
+        ]
+        try:
+            await self._take_inventories()
+            endless = [
+                *(queue.run() for queue in self._queues.values()),
+                self._every(INVENTORY_PERIOD, self._take_inventories),
+                self._every(GHOST_PERIOD, self._purge_ghosts),
+            ]
+            tasks += [asyncio.create_task(work) for work in endless]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            metrics.LEADER.set(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.world.attempts.close()
+            if not self._deposed.is_set():
+                await self.lease.release()
+            await self._client.close()
+        log.error("no longer leading")
+
+    async def _every(self, period: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(period)
+            try:
+                await work()
+            except ApiError as error:
+                log.warning("%s: %s", work.__name__, error)
+
+    async def _take_inventories(self) -> None:
+        """Asks every worker what it holds, and ends what no status knows."""
+        running = [
+            worker_of(pod)
+            for pod in self.world.pods
+            if (pod.get("status") or {}).get("phase") == "Running" and pod["status"].get("podIP")
+        ]
+        await asyncio.gather(*(self._take_inventory(worker) for worker in running))
+
+    async def _take_inventory(self, worker: Worker) -> None:
+        try:
+            async with asyncio.timeout(5):
+                inventory = await self._client.inventory(worker)
+        except RefusedError as refused:
+            if refused.reason == "StaleEpoch":
+                self._deposed.set()
+            return
+        except (WorkerUnreachableError, TimeoutError, ApiError) as error:
+            log.info("no inventory of %s: %s", worker.pod, error)
+            return
+        for entry in inventory.attempts:
+            run_id = entry.attempt_id.split(".", 1)[0]
+            if self.world.slots.holds(entry.attempt_id) or self.world.attempts.knows(
+                entry.attempt_id
+            ):
+                continue
+            if self._workflows.knows_run(run_id) or not self._exists(run_id):
+                # Its result was recorded, or nobody will ever want it.
+                self.world.attempts.cancel(entry.attempt_id, worker, lambda _: Consumption(), None)
+
+    def _exists(self, run_id: str) -> bool:
+        return any(obj["metadata"]["uid"] == run_id for obj in self.world.workflows)
+
+    async def prime(self) -> None:
+        """Lists every kind once: passes begin only when all that exists is known.
+
+        Raises:
+            ApiError: the API server could not be read.
+        """
+        for kind in WATCHED:
+            labels = WORKER_SELECTOR if kind is PODS else ""
+            for obj in await self.world.kube.list(kind, labels=labels):
+                self.saw(kind, None, obj)
+        self.synced.set()
+
+    async def _purge_ghosts(self) -> None:
+        """Finds what was deleted while a watch was down."""
+        for kind in WATCHED:
+            store = self.world.store(kind)
+            before = {key_of(obj) for obj in store}
+            if not before:
+                continue
+            labels = WORKER_SELECTOR if kind is PODS else ""
+            living = {key_of(obj) for obj in await self.world.kube.list_metadata(kind, labels)}
+            # A new object of the same name tells of itself by its own event.
+            for key in before - living:
+                known = store.get(key)
+                if known is not None and store.remove(key):
+                    log.info("%s %s/%s is a ghost", kind.plural, *key)
+                    self._changed(kind, key, known, gone=True)

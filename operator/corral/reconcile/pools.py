@@ -1,0 +1,385 @@
+"""A pass over an AgentPool: see the pods, plan, make and delete them, write the status."""
+
+import logging
+
+from corral.api.errors import ConditionType, Reason
+from corral.api.pool import PoolSpec, PoolStatus
+from corral.dispatch.client import RefusedError, WorkerUnreachableError
+from corral.kube.client import CORE_EVENTS, PODS, POOLS, ApiError, Json
+from corral.kube.events import post_event
+from corral.plan.conditions import condition, merge
+from corral.plan.names import LABEL_REVISION, LABEL_SLOT, selector, worker_labels
+from corral.plan.observed import AgentView
+from corral.plan.pods import pod_manifest, pod_revision, pod_template, worker_config
+from corral.plan.pool import PodView, PoolMemory, PoolPlan, plan_pool
+from corral.plan.times import parse
+from corral.reconcile.queue import RetryLaterError
+from corral.reconcile.store import ObjectKey
+from corral.reconcile.workflows import worker_of
+from corral.reconcile.world import World, read_spec, with_status
+from corral.telemetry import metrics
+
+log = logging.getLogger(__name__)
+
+STATUS_PERIOD = 5.0
+"""Seconds between two writes of a pool's status for its counters alone."""
+START_PATIENCE = 8.0
+"""Seconds after which a pod that is not ready is asked why."""
+
+
+class Pools:
+    """The passes over all AgentPools."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._memory: dict[ObjectKey, PoolMemory] = {}
+        self._written: dict[ObjectKey, float] = {}
+        self._problems: dict[str, str] = {}
+        """By pod UID: why it does not start."""
+
+    async def reconcile(self, key: ObjectKey) -> None:
+        """One pass.
+
+        Raises:
+            RetryLaterError: the API server refused for now.
+        """
+        obj = self._world.pools.get(key)
+        if obj is None or obj["metadata"].get("deletionTimestamp"):
+            self._forget(key, obj)
+            return
+        try:
+            await self._pass(key, obj)
+        except ApiError as error:
+            if error.conflict:
+                self._world.pools.see(await self._world.kube.get(POOLS, *key))
+            if not error.not_found:
+                raise RetryLaterError(str(error), error.retry_after) from error
+
+    async def _pass(self, key: ObjectKey, obj: Json) -> None:
+        spec = read_spec(PoolSpec, obj)
+        if not isinstance(spec, PoolSpec):
+            message = "; ".join(str(problem) for problem in spec)
+            await self._write_status(key, obj, PoolStatus(), Reason.INVALID_SPEC, message)
+            return
+        agent_key = (key[0], spec.agent_ref.name)
+        view = self._world.agent_view(agent_key)
+        if view is None or not view.ready:
+            await self._without_agent(key, obj, spec, view)
+            return
+        template = await self._template(key, spec, agent_key)
+        revision = pod_revision(template)
+        await self._explain(key, [self._pod_view(pod) for pod in self._world.pods.of_pool(key)])
+        pods = [self._pod_view(pod) for pod in self._world.pods.of_pool(key)]
+        memory = self._memory.setdefault(key, PoolMemory())
+        plan = plan_pool(
+            key[1],
+            obj["metadata"]["uid"],
+            spec,
+            revision,
+            pods,
+            self._world.slots.queued(agent_key),
+            sum(pod.busy for pod in pods if pod.revision == revision),
+            memory,
+            self._world.kube.now(),
+        )
+        await self._act(key, obj, spec, template, revision, plan)
+        self._tell_problem(key, agent_key, plan.problem)
+        pods = [self._pod_view(pod) for pod in self._world.pods.of_pool(key)]
+        self._offer_ready(key, spec, agent_key, revision, memory)
+        await self._status(key, obj, spec, revision, pods, plan)
+        if plan.wake is not None:
+            self._world.wake.pool(key, max(0.05, plan.wake - self._world.kube.now()))
+
+    async def _template(self, key: ObjectKey, spec: PoolSpec, agent_key: ObjectKey) -> Json:
+        _, agent = self._world.agent_readiness(agent_key)
+        if agent is None:
+            raise RetryLaterError(f"Agent {agent_key[1]} went away")
+        config = worker_config(
+            key[0],
+            agent_key[1],
+            agent,
+            self._world.agent_revision(agent_key, agent),
+            self._world.used_models(key[0], agent),
+            spec,
+            await self._world.tokens.identity(),
+        )
+        return pod_template(key[1], spec, config, self._world.image)
+
+    def _pod_view(self, pod: Json) -> PodView:
+        meta, status = pod["metadata"], pod.get("status") or {}
+        uid = meta["uid"]
+        ended = status.get("phase") in ("Failed", "Succeeded")
+        ready = not ended and any(
+            c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or []
+        )
+        slot = meta["labels"].get(LABEL_SLOT, "0")
+        return PodView(
+            name=meta["name"],
+            uid=uid,
+            revision=meta["labels"].get(LABEL_REVISION, ""),
+            slot=int(slot) if slot.isdigit() else 0,
+            created=parse(meta["creationTimestamp"]),
+            ready=ready,
+            ended=ended,
+            deleting=bool(meta.get("deletionTimestamp")),
+            busy=self._world.slots.held_on(uid) + self._world.attempts.unacked(uid),
+            problem=_end_of(pod) if ended else ("" if ready else self._problems.get(uid, "")),
+        )
+
+    def _offer_ready(
+        self,
+        key: ObjectKey,
+        spec: PoolSpec,
+        agent_key: ObjectKey,
+        revision: str,
+        memory: PoolMemory,
+    ) -> None:
+        """Puts what the pods can take into the slot table, and wakes who waits for it."""
+        _, agent = self._world.agent_readiness(agent_key)
+        agent_revision = self._world.agent_revision(agent_key, agent) if agent else ""
+        offered_any = False
+        for pod in self._world.pods.of_pool(key):
+            view = self._pod_view(pod)
+            if view.ended:
+                self._world.slots.withdraw(view.uid)
+                continue
+            offered = (
+                view.ready
+                and not view.deleting
+                and view.revision == revision
+                and view.uid not in memory.draining_since
+            )
+            offered_any = offered_any or offered
+            self._world.slots.offer(
+                worker_of(pod), agent_key, agent_revision, spec.concurrency, offered
+            )
+        if offered_any:
+            for workflow in self._world.slots.waiting_for([agent_key]):
+                self._world.wake.workflow(workflow)
+
+    async def _explain(self, key: ObjectKey, pods: list[PodView]) -> None:
+        """Finds out why pods do not start, once they have had their time."""
+        now = self._world.kube.now()
+        for pod in pods:
+            if pod.ready or pod.ended or pod.deleting:
+                self._problems.pop(pod.uid, None)
+                continue
+            raw = self._world.pods.by_uid(pod.uid)
+            if raw is None:
+                continue
+            found = _waiting_reason(raw)
+            if not found and now - pod.created >= START_PATIENCE:
+                found = await self._ask(key, raw)
+            if found:
+                self._problems[pod.uid] = f"pod {pod.name} can't start: {found}"[:512]
+            self._world.wake.pool(key, 2.0 if now - pod.created < 60 else 10.0)
+
+    async def _ask(self, key: ObjectKey, pod: Json) -> str:
+        """The worker's own word where it runs, else the kubelet's and the scheduler's Events."""
+        if (pod.get("status") or {}).get("podIP"):
+            try:
+                inventory = await self._world.worker.inventory(worker_of(pod))
+                if inventory.problem:
+                    return inventory.problem
+            except (RefusedError, WorkerUnreachableError, ApiError) as error:
+                log.info("%s does not say why it is not ready: %s", pod["metadata"]["name"], error)
+        events = await self._world.kube.list(
+            CORE_EVENTS, key[0], fields=f"involvedObject.uid={pod['metadata']['uid']},type=Warning"
+        )
+        events.sort(key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""))
+        if events:
+            return f"{events[-1].get('reason')}: {events[-1].get('message', '')}"
+        return "it is not ready yet, and nobody says why"
+
+    def _tell_problem(self, key: ObjectKey, agent: ObjectKey, problem: str) -> None:
+        told = f"pool {key[1]}: {problem}" if problem else ""
+        if self._world.capacity_problems.get(agent, "") == told:
+            return
+        if told:
+            self._world.capacity_problems[agent] = told
+        else:
+            self._world.capacity_problems.pop(agent, None)
+        self._world.wake.agent(agent)
+
+    async def _act(
+        self,
+        key: ObjectKey,
+        obj: Json,
+        spec: PoolSpec,
+        template: Json,
+        revision: str,
+        plan: PoolPlan,
+    ) -> None:
+        world = self._world
+        for pod in plan.drain:
+            raw = world.pods.by_uid(pod.uid)
+            if pod.ready and raw is not None:
+                world.slots.offer(worker_of(raw), (key[0], spec.agent_ref.name), "", 1, False)
+        for pod in plan.delete:
+            raw = world.pods.by_uid(pod.uid)
+            if raw is not None and pod.ready and not await self._drained(key, raw, pod):
+                continue
+            await world.kube.delete(PODS, key[0], pod.name, pod.uid)
+        for name, slot in plan.create:
+            body = pod_manifest(template, revision, name, slot, key[1], obj["metadata"]["uid"])
+            try:
+                world.pods.see(await world.kube.create(PODS, key[0], body))
+            except ApiError as error:
+                if error.conflict:
+                    world.pods.see(await world.kube.get(PODS, key[0], name))
+                    continue
+                if error.status in (400, 403, 422):
+                    reason = f"pods can't be made: {error}"
+                    self._tell_problem(key, (key[0], spec.agent_ref.name), reason[:512])
+                    await self._write_status(
+                        key, obj, _status(obj), Reason.POD_FAILED, reason[:1024]
+                    )
+                raise
+
+    async def _drained(self, key: ObjectKey, raw: Json, pod: PodView) -> bool:
+        """Tells a worker to drain; whether it holds nothing (or its time is over)."""
+        try:
+            inventory = await self._world.worker.drain(worker_of(raw))
+        except (RefusedError, WorkerUnreachableError) as error:
+            log.warning("%s can't be drained, it is deleted: %s", pod.name, error)
+            return True
+        if pod.busy == 0 and inventory.attempts:
+            self._world.wake.pool(key, 0.5)
+            return False
+        return True
+
+    async def _without_agent(
+        self, key: ObjectKey, obj: Json, spec: PoolSpec, view: AgentView | None
+    ) -> None:
+        """No Agent, or one that can't work: its workers go once they are idle."""
+        for pod in self._world.pods.of_pool(key):
+            seen = self._pod_view(pod)
+            agent_key = (key[0], spec.agent_ref.name)
+            self._world.slots.offer(worker_of(pod), agent_key, "", spec.concurrency, False)
+            if seen.busy == 0 and not seen.deleting:
+                await self._world.kube.delete(PODS, key[0], seen.name, seen.uid)
+        name = spec.agent_ref.name
+        if view is None:
+            reason, message = Reason.AGENT_NOT_FOUND, f"spec.agentRef: there is no Agent {name!r}"
+        else:
+            reason, message = view.reason, f"spec.agentRef: Agent {name!r}: {view.message}"
+        pods = len(self._world.pods.of_pool(key))
+        status = PoolStatus(replicas=pods, selector=selector(worker_labels(name, key[1])))
+        await self._write_status(key, obj, status, reason, message)
+
+    async def _status(
+        self,
+        key: ObjectKey,
+        obj: Json,
+        spec: PoolSpec,
+        revision: str,
+        pods: list[PodView],
+        plan: PoolPlan,
+    ) -> None:
+        active = [pod for pod in pods if not pod.ended and not pod.deleting]
+        ready = [pod for pod in active if pod.ready and pod.revision == revision]
+        status = PoolStatus(
+            replicas=len(active),
+            ready_replicas=len(ready),
+            busy_replicas=sum(pod.busy > 0 for pod in active),
+            queued_steps=self._world.slots.queued((key[0], spec.agent_ref.name)),
+            running_steps=sum(self._world.slots.held_on(pod.uid) for pod in active),
+            desired_replicas=plan.desired,
+            selector=selector(worker_labels(spec.agent_ref.name, key[1])),
+        )
+        if plan.problem:
+            reason, message = Reason.POD_FAILED, plan.problem
+        elif len(ready) < len(active):
+            reason, message = Reason.ROLLING_OUT, f"{len(ready)} of {plan.desired} workers ready"
+        elif len(ready) < plan.desired:
+            reason, message = Reason.SCALING, f"{len(ready)} of {plan.desired} workers ready"
+        else:
+            reason, message = Reason.READY, ""
+        for state, count in (
+            ("desired", plan.desired),
+            ("ready", status.ready_replicas),
+            ("busy", status.busy_replicas),
+        ):
+            metrics.POOL_REPLICAS.labels(key[0], key[1], state).set(count)
+        metrics.POOL_STEPS.labels(key[0], key[1], "queued").set(status.queued_steps)
+        metrics.POOL_STEPS.labels(key[0], key[1], "running").set(status.running_steps)
+        await self._write_status(key, obj, status, reason, message)
+
+    async def _write_status(
+        self, key: ObjectKey, obj: Json, status: PoolStatus, reason: Reason, message: str
+    ) -> None:
+        now = self._world.kube.now()
+        previous = _status(obj)
+        generation = obj["metadata"]["generation"]
+        ready = reason is Reason.READY
+        stalled = reason in (Reason.INVALID_SPEC, Reason.NOT_SUPPORTED)
+        current = [
+            condition(ConditionType.READY, ready, reason, message),
+            condition(ConditionType.RECONCILING, not ready and not stalled, reason, message),
+            condition(ConditionType.STALLED, stalled, reason, message if stalled else ""),
+        ]
+        status = status.model_copy(
+            update={
+                "observed_generation": generation,
+                "conditions": merge(previous.conditions, current, generation, now),
+            }
+        )
+        updated = with_status(obj, status)
+        if updated["status"] == obj.get("status"):
+            return
+        news = [c.reason for c in status.conditions] != [c.reason for c in previous.conditions]
+        news = news or status.desired_replicas != previous.desired_replicas
+        news = news or status.ready_replicas != previous.ready_replicas
+        wait = self._written.get(key, 0.0) + STATUS_PERIOD - now
+        if not news and wait > 0:
+            self._world.wake.pool(key, wait)
+            return
+        self._written[key] = now
+        newest = self._world.pools.get(key) or obj
+        updated["metadata"] = newest["metadata"]
+        written = await self._world.kube.put_status(POOLS, updated)
+        self._world.pools.see(written)
+        problem = reason in (Reason.POD_FAILED, Reason.INVALID_SPEC)
+        if problem and not any(c.message == message for c in previous.conditions):
+            await post_event(self._world.kube, written, "Warning", reason, message)
+
+    def _forget(self, key: ObjectKey, obj: Json | None) -> None:
+        self._memory.pop(key, None)
+        self._written.pop(key, None)
+        if obj is not None:
+            agent = (key[0], (obj.get("spec") or {}).get("agentRef", {}).get("name", ""))
+            self._tell_problem(key, agent, "")
+
+
+def _status(obj: Json) -> PoolStatus:
+    return PoolStatus.model_validate(obj.get("status") or {})
+
+
+def _waiting_reason(pod: Json) -> str:
+    """What the kubelet says of a container that can't start; empty while it merely starts."""
+    for container in (pod.get("status") or {}).get("containerStatuses") or []:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason = waiting.get("reason", "")
+        if reason and reason not in ("ContainerCreating", "PodInitializing"):
+            return f"{reason}: {waiting.get('message', '')}".removesuffix(": ")
+    for found in (pod.get("status") or {}).get("conditions") or []:
+        if found["type"] == "PodScheduled" and found.get("reason") == "Unschedulable":
+            return f"Unschedulable: {found.get('message', '')}"
+    return ""
+
+
+def _end_of(pod: Json) -> str:
+    """Why a pod ended; empty where it ended well."""
+    status = pod.get("status") or {}
+    if status.get("phase") != "Failed":
+        return ""
+    for container in status.get("containerStatuses") or []:
+        ended = (container.get("state") or {}).get("terminated") or {}
+        if ended:
+            lines = str(ended.get("message") or "").strip().splitlines()
+            tail = f": {lines[-1][:300]}" if lines else ""
+            return (
+                f"pod {pod['metadata']['name']} ended with exit code {ended.get('exitCode')} "
+                f"({ended.get('reason')}){tail}"
+            )
+    return f"pod {pod['metadata']['name']} failed: {status.get('reason', 'unknown')}"

@@ -1,0 +1,99 @@
+"""The newest state that was seen of every object, fed by the watches and by our own writes."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from corral.kube.client import Json
+from corral.plan.names import LABEL_POOL
+
+ObjectKey = tuple[str, str]
+"""(namespace, name)."""
+
+
+def key_of(obj: Json) -> ObjectKey:
+    """(namespace, name) of an object."""
+    return obj["metadata"]["namespace"], obj["metadata"]["name"]
+
+
+def _version(obj: Json) -> int:
+    version = obj["metadata"].get("resourceVersion", "0")
+    return int(version) if version.isdigit() else 0
+
+
+class Store:
+    """Objects of one kind, by namespace and name."""
+
+    def __init__(self) -> None:
+        self._objects: dict[ObjectKey, Json] = {}
+        self._names: dict[str, set[str]] = defaultdict(set)
+
+    def see(self, obj: Json) -> bool:
+        """Takes an object that was read or written; False if a newer state is known already.
+
+        Resource versions of one kind are compared as numbers, which the API server's etcd
+        storage makes them. A new UID always wins: versions only grow.
+        """
+        key = key_of(obj)
+        known = self._objects.get(key)
+        if known is not None and _version(obj) <= _version(known):
+            return False
+        # Never used, and often larger than the object itself.
+        obj["metadata"].pop("managedFields", None)
+        self._objects[key] = obj
+        self._names[key[0]].add(key[1])
+        return True
+
+    def remove(self, key: ObjectKey, uid: str | None = None) -> bool:
+        """Forgets an object, if it is still the one with that UID."""
+        known = self._objects.get(key)
+        if known is None or (uid is not None and known["metadata"]["uid"] != uid):
+            return False
+        del self._objects[key]
+        self._names[key[0]].discard(key[1])
+        return True
+
+    def get(self, key: ObjectKey) -> Json | None:
+        return self._objects.get(key)
+
+    def __iter__(self) -> Iterator[Json]:
+        return iter(list(self._objects.values()))
+
+    def in_namespace(self, namespace: str) -> Iterator[Json]:
+        """The objects of a namespace, by name."""
+        for name in sorted(self._names.get(namespace, ())):
+            yield self._objects[(namespace, name)]
+
+
+class PodStore(Store):
+    """Worker pods, also by pool and by UID."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of_pool: dict[ObjectKey, set[str]] = defaultdict(set)
+        self._by_uid: dict[str, ObjectKey] = {}
+
+    def see(self, obj: Json) -> bool:
+        if not super().see(obj):
+            return False
+        namespace, name = key_of(obj)
+        self._of_pool[(namespace, obj["metadata"]["labels"].get(LABEL_POOL, ""))].add(name)
+        self._by_uid[obj["metadata"]["uid"]] = (namespace, name)
+        return True
+
+    def remove(self, key: ObjectKey, uid: str | None = None) -> bool:
+        known = self.get(key)
+        if not super().remove(key, uid) or known is None:
+            return False
+        pool = known["metadata"]["labels"].get(LABEL_POOL, "")
+        self._of_pool[(key[0], pool)].discard(key[1])
+        self._by_uid.pop(known["metadata"]["uid"], None)
+        return True
+
+    def of_pool(self, pool: ObjectKey) -> list[Json]:
+        """A pool's pods, by name."""
+        names = sorted(self._of_pool.get(pool, ()))
+        return [pod for name in names if (pod := self.get((pool[0], name))) is not None]
+
+    def by_uid(self, uid: str) -> Json | None:
+        key = self._by_uid.get(uid)
+        return self.get(key) if key else None

@@ -1,0 +1,55 @@
+"""The operator's metrics. Labels are bounded: no names of runs."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+WORKFLOW_TRANSITIONS = Counter(
+    "corral_workflow_phase_transitions_total",
+    "Workflows that entered a phase.",
+    ["namespace", "phase"],
+)
+ATTEMPTS = Counter(
+    "corral_attempts_total",
+    "Attempts that ended, by error class; Succeeded where there was none.",
+    ["namespace", "outcome"],
+)
+COST = Counter("corral_cost_usd_total", "Known cost of model calls, in US dollars.", ["namespace"])
+TOKENS = Counter("corral_tokens_total", "Tokens of model calls.", ["namespace", "type"])
+UNPRICED = Counter(
+    "corral_unpriced_requests_total", "Model calls for which no price is known.", ["namespace"]
+)
+PASSES = Histogram(
+    "corral_reconcile_duration_seconds",
+    "Passes, by what they were over.",
+    ["queue"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
+CONFLICTS = Counter("corral_api_conflicts_total", "Status writes that met somebody else's write.")
+API_WRITES = Gauge("corral_api_writes", "Calls to the API server that change something.")
+QUEUE_DEPTH = Gauge("corral_queue_depth", "Keys that wait for a pass.", ["queue"])
+LEADER = Gauge("corral_leader", "1 while this process leads.")
+EPOCH = Gauge("corral_lease_epoch", "The leader's epoch (the Lease's leaseTransitions).")
+POOL_REPLICAS = Gauge(
+    "corral_pool_replicas",
+    "Workers of a pool: desired, ready, busy.",
+    ["namespace", "pool", "state"],
+)
+POOL_STEPS = Gauge(
+    "corral_pool_steps", "Attempts of a pool: queued, running.", ["namespace", "pool", "state"]
+)
+
+
+def observe_attempt(
+    namespace: str,
+    outcome: str,
+    input_tokens: int,
+    output_tokens: int,
+    cost_usd: float | None,
+    unpriced_requests: int,
+) -> None:
+    """Counts an attempt whose result was recorded."""
+    ATTEMPTS.labels(namespace, outcome).inc()
+    TOKENS.labels(namespace, "input").inc(input_tokens)
+    TOKENS.labels(namespace, "output").inc(output_tokens)
+    UNPRICED.labels(namespace).inc(unpriced_requests)
+    if cost_usd is not None:
+        COST.labels(namespace).inc(cost_usd)
