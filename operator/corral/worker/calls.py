@@ -1,0 +1,138 @@
+"""One model call: its timeout, its usage, its failure, and leniency with its answer."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from time import monotonic
+
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+
+from corral.api.errors import ErrorClass
+from corral.api.model import ModelSpec
+from corral.api.types import seconds
+from corral.worker.failures import classify, simulated_answer
+from corral.worker.outcome import AttemptFailedError, ModelCall, UsageMeter
+from corral.worker.providers import FINGERPRINT
+from corral.worker.schema import OutputSchema, parse_json_answer
+
+
+@dataclass
+class CallContext:
+    """What the calls of one attempt share."""
+
+    model_ref: str
+    spec: ModelSpec
+    schema: OutputSchema | None
+    meter: UsageMeter
+    choose: Callable[[], tuple[Model, str | None]]
+    """The model to call now, and its key; asked before every call."""
+    presume_simulated: Callable[[bool | None], bool]
+    """Told what an answer said about simulation (None: no answer); tells what to count."""
+    failure: AttemptFailedError | None = field(default=None)
+    """How the last call failed, whatever pydantic-ai makes of the exception."""
+
+
+class MeteredModel(WrapperModel):
+    """A model whose every call is measured, bounded and classified.
+
+    Usage is added to the attempt's meter the moment a call ends, in whatever way it ends, so it
+    doesn't matter what becomes of the attempt afterwards.
+
+    Structured output is asked for as a call of one tool: among servers that speak OpenAI's
+    protocol tool calls are more widespread, and less restricted in what a schema may say, than
+    ``response_format: json_schema``. The real schema is put into the request here, since
+    pydantic-ai's own dict schemas can't be recursive. A model that writes the JSON as text instead
+    of calling the tool is understood as well.
+    """
+
+    def __init__(self, wrapped: Model, context: CallContext) -> None:
+        super().__init__(wrapped)
+        self._context = context
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """Calls the model once.
+
+        Raises:
+            AttemptFailedError: with the class that fits.
+        """
+        context = self._context
+        parameters = self._with_schema(model_request_parameters)
+        self.wrapped, key = context.choose()
+        started = monotonic()
+        try:
+            async with asyncio.timeout(seconds(context.spec.timeout)) as scope:
+                response = await self.wrapped.request(messages, model_settings, parameters)
+        except Exception as error:
+            if isinstance(error, TimeoutError) and scope.expired():
+                failed = AttemptFailedError(
+                    ErrorClass.MODEL_UNAVAILABLE,
+                    f"Model {context.model_ref} did not answer within {context.spec.timeout}.",
+                )
+            else:
+                failed = classify(error, context.model_ref, key)
+            self._count(started, simulated_answer(error), failed.error_class)
+            context.failure = failed
+            raise failed from None
+        except BaseException:
+            self._count(started, None, None)
+            raise
+        fingerprint = (response.provider_details or {}).get(FINGERPRINT)
+        self._count(started, fingerprint == "simulated", None, response)
+        return self._understood(response, parameters)
+
+    def _count(
+        self,
+        started: float,
+        simulated: bool | None,
+        error_class: ErrorClass | None,
+        response: ModelResponse | None = None,
+    ) -> None:
+        context = self._context
+        context.meter.add(
+            ModelCall(
+                model_ref=context.model_ref,
+                provider=context.spec.provider,
+                model=context.spec.name,
+                simulated=context.presume_simulated(simulated),
+                input_tokens=response.usage.input_tokens if response else 0,
+                output_tokens=response.usage.output_tokens if response else 0,
+                cached_input_tokens=response.usage.cache_read_tokens if response else 0,
+                seconds=monotonic() - started,
+                error_class=error_class,
+            )
+        )
+
+    def _with_schema(self, parameters: ModelRequestParameters) -> ModelRequestParameters:
+        if self._context.schema is None:
+            return parameters
+        schema = self._context.schema.parameters()
+        return replace(
+            parameters,
+            output_tools=[
+                replace(tool, parameters_json_schema=schema) for tool in parameters.output_tools
+            ],
+        )
+
+    def _understood(
+        self, response: ModelResponse, parameters: ModelRequestParameters
+    ) -> ModelResponse:
+        schema = self._context.schema
+        if schema is None or any(isinstance(part, ToolCallPart) for part in response.parts):
+            return response
+        text = "".join(part.content for part in response.parts if isinstance(part, TextPart))
+        try:
+            arguments = schema.wrap(parse_json_answer(text))
+        except ValueError:
+            return response
+        if arguments is None:
+            return response
+        call = ToolCallPart(tool_name=parameters.output_tools[0].name, args=arguments)
+        return replace(response, parts=[call])

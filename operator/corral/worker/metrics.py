@@ -1,0 +1,70 @@
+"""The worker's metrics. Labels are bounded: never a run, a workflow or an attempt."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import generate_latest
+
+from corral.worker.attempt import Attempt
+from corral.worker.outcome import ModelCall
+
+_CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
+
+
+class WorkerMetrics:
+    """Counts ends of attempts and model calls; `watch` adds gauges of the table."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._attempts = Counter(
+            "corral_worker_attempts",
+            "Attempts that ended, by state and error class.",
+            ["state", "error_class"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "corral_worker_attempt_duration_seconds",
+            "How long attempts worked.",
+            buckets=_CALL_BUCKETS,
+            registry=self.registry,
+        )
+        self._calls = Histogram(
+            "corral_worker_model_call_duration_seconds",
+            "How long model calls took; error_class is empty for those that were answered.",
+            ["model", "provider", "error_class"],
+            buckets=_CALL_BUCKETS,
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "corral_worker_model_tokens",
+            "Tokens that models counted, by direction (input, output) and whether simulated.",
+            ["model", "provider", "direction", "simulated"],
+            registry=self.registry,
+        )
+
+    def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """A gauge whose value is asked when it is scraped."""
+        gauge = Gauge(f"corral_worker_{name}", text, registry=self.registry)
+        gauge.set_function(value)
+
+    def attempt_ended(self, attempt: Attempt) -> None:
+        """Counts an attempt."""
+        error = attempt.outcome.error if attempt.outcome else None
+        self._attempts.labels(attempt.state.value, error.error_class if error else "").inc()
+        if attempt.ended_at is not None:
+            self._seconds.observe(attempt.elapsed(attempt.ended_at))
+
+    def call_ended(self, call: ModelCall) -> None:
+        """Counts a model call."""
+        self._calls.labels(call.model_ref, call.provider, call.error_class or "").observe(
+            call.seconds
+        )
+        simulated = str(call.simulated).lower()
+        for direction, count in (("input", call.input_tokens), ("output", call.output_tokens)):
+            labels = self._tokens.labels(call.model_ref, call.provider, direction, simulated)
+            labels.inc(count)
+
+    def text(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self.registry)
