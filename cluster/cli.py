@@ -119,6 +119,34 @@ def logs(
     os.execvp("tail", ["tail", "-n", "+1", *(["-F"] if follow else []), str(file)])  # noqa: S606
 
 
+@app.command()
+def install(name: Name = DEFAULT_NAME, tag: Tag = _TAG) -> None:
+    """Install corral from manifests/ and wait until it runs; nothing happens where it does."""
+    from cluster import install as installation
+
+    with _alone(name) as home:
+        installation.install(home, os.environ.get("CORRAL_IMAGE", tag))
+
+
+@app.command()
+def run(name: Name = DEFAULT_NAME) -> None:
+    """Run the operator from the source tree, in place of the one in the cluster."""
+    from cluster import install as installation
+
+    with _errors():
+        installation.run_from_source(_existing(name))
+
+
+@app.command()
+def demo(name: Name = DEFAULT_NAME) -> None:
+    """Let a team of agents write a report."""
+    from cluster.demo import show
+
+    with _errors():
+        code = show(_existing(name))
+    raise typer.Exit(code)
+
+
 @images.command()
 def build(tag: Tag = _TAG) -> None:
     """Build the project's image; nothing happens where nothing has changed."""

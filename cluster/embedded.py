@@ -85,6 +85,11 @@ def load(home: Home, archive: Path) -> None:
     run([*namespaces, "ctr", "-n", "k8s.io", "images", "import", snapshotter, archive])
 
 
+def inside(home: Home) -> list[str]:
+    """The words that run a program in the cluster's network, where pods can be reached."""
+    return ["nsenter", f"--target={home.read()['pid']}", "--net", "--"]
+
+
 def _namespaces(setup: Setup, node: Path) -> subprocess.Popen[str]:
     """Start init.sh as the first process of new namespaces."""
     unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]

@@ -164,7 +164,7 @@ class Backoff(Resource):
     """The wait before the first retry."""
     factor: Annotated[int, Field(ge=1, le=100)] = 2
     """What each further wait is multiplied by."""
-    max_duration: Duration = "1m"
+    max_duration: Duration | None = None
     """The longest wait."""
     jitter_percent: Percent = 0
     """By how much waits vary, so that retries don't come all at once."""

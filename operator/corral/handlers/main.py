@@ -22,7 +22,8 @@ def main() -> int:
     """Runs the operator until it is told to stop (0) or may not lead any more (1).
 
     Environment: ``POD_NAMESPACE`` (its own namespace, ``corral-system``), ``POD_UID`` (its
-    identity), ``CORRAL_WORKER_IMAGE``, ``CORRAL_LOG_LEVEL``, ``CORRAL_HEALTH_PORT``,
+    identity), ``CORRAL_WORKER_IMAGE``, ``CORRAL_WORKER_IMAGE_REVISION`` (what tells two images of one
+    name apart), ``CORRAL_LOG_LEVEL``, ``CORRAL_HEALTH_PORT``,
     ``CORRAL_METRICS_PORT``.
     """
     configure_logging(os.environ.get("CORRAL_LOG_LEVEL", "info"))
@@ -39,7 +40,9 @@ async def _operate() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with connect() as kube:
-        controller = Controller(kube, namespace, identity, image)
+        controller = Controller(
+            kube, namespace, identity, image, os.environ.get("CORRAL_WORKER_IMAGE_REVISION", "")
+        )
         watches = Watches(controller.saw, loop)
         health = await serve_health(
             kube,

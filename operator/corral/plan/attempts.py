@@ -10,10 +10,10 @@ from corral.api.workflow import StepPhase
 from corral.plan.data import unfit
 from corral.plan.expressions import (
     ExpressionError,
+    Template,
     as_text,
     compact_json,
     render_data,
-    templates_in,
     whole_numbers,
 )
 from corral.plan.observed import AgentView, Claim, Pass, Payload, Slot, Want
@@ -155,7 +155,7 @@ def _room(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> 
 
 def _ready(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> list[Want]:
     """Attempts that wait for a slot, within what their own step lets run at once."""
-    if p.spec.suspend:
+    if p.suspended:
         return []
     wants: list[Want] = []
     for name, step in steps.items():
@@ -231,13 +231,9 @@ def payload(p: Pass, spec: StepSpec, step: Step, index: int) -> Payload:
     data: dict[str, Any] | None = None
     text: str | None = None
     if spec.input_data is not None:
-        expressions = tuple(
-            e for template in templates_in(spec.input_data, names) for e in template.expressions
-        )
-        data = render_data(spec.input_data, names, p.scope.variables(expressions, **extra))
+        data = render_data(spec.input_data, names, lambda t: p.scope.render(t, **extra))
     if spec.input is not None:
-        (template,) = templates_in(spec.input, names)
-        text = as_text(p.scope.render(template, **extra))
+        text = as_text(p.scope.render(Template(spec.input, names), **extra))
     size = len(text or "") + (len(compact_json(data)) if data is not None else 0)
     if size > MAX_INPUT:
         raise ExpressionError(f"the input has {size} characters, more than {MAX_INPUT}")

@@ -11,7 +11,7 @@ again. The language: https://github.com/google/cel-spec, with optional values (`
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
@@ -167,6 +167,11 @@ class Expression:
     def _program(self) -> Any:
         return _compile(self.source, self.names)
 
+    @cached_property
+    def uses(self) -> frozenset[str]:
+        """The variables that it may read; the others need not be converted for it."""
+        return frozenset(re.findall(r"[A-Za-z_]\w*", self.source)) & self.names
+
     def evaluate(self, variables: Mapping[str, Any]) -> Any:
         """The value as JSON data.
 
@@ -174,7 +179,8 @@ class Expression:
             ExpressionError: something is absent, of the wrong type, or no JSON.
         """
         try:
-            result = self._program.eval(data=dict(variables))
+            data = {name: variables[name] for name in self.uses if name in variables}
+            result = self._program.eval(data=data)
             value = result.plain_value()
         except TypeError:
             raise ExpressionError(
@@ -260,11 +266,14 @@ class Template:
         Raises:
             ExpressionError: an expression in it failed.
         """
+        return self.render_with(lambda expression: expression.evaluate(variables))
+
+    def render_with(self, evaluate: Callable[[Expression], Any]) -> Any:
+        """``render``, with the expressions evaluated by the caller."""
         if len(self.parts) == 1 and isinstance(self.parts[0], Expression):
-            return self.parts[0].evaluate(variables)
+            return evaluate(self.parts[0])
         return "".join(
-            part if isinstance(part, str) else as_text(part.evaluate(variables))
-            for part in self.parts
+            part if isinstance(part, str) else as_text(evaluate(part)) for part in self.parts
         )
 
 
@@ -330,16 +339,16 @@ def templates_in(data: Any, names: frozenset[str]) -> list[Template]:
     return []
 
 
-def render_data(data: Any, names: frozenset[str], variables: Mapping[str, Any]) -> Any:
+def render_data(data: Any, names: frozenset[str], render: Callable[[Template], Any]) -> Any:
     """A JSON value with the templates in its strings rendered.
 
     Raises:
         ExpressionError: an expression in it failed.
     """
     if isinstance(data, str):
-        return Template(data, names).render(variables)
+        return render(Template(data, names))
     if isinstance(data, list):
-        return [render_data(item, names, variables) for item in data]
+        return [render_data(item, names, render) for item in data]
     if isinstance(data, dict):
-        return {key: render_data(item, names, variables) for key, item in data.items()}
+        return {key: render_data(item, names, render) for key, item in data.items()}
     return data

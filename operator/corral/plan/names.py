@@ -16,6 +16,7 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "corral"
 WORKER_SELECTOR = f"app.kubernetes.io/component=worker,{LABEL_MANAGED_BY}={MANAGED_BY}"
 ANNOTATION_CONFIG = f"{GROUP}/worker-config"
+ANNOTATION_IMAGE_REVISION = f"{GROUP}/image-revision"
 ANNOTATION_TRACEPARENT = f"{GROUP}/traceparent"
 ANNOTATION_CORRELATION_ID = f"{GROUP}/correlation-id"
 

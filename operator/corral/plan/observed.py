@@ -90,5 +90,10 @@ class Pass:
     def __post_init__(self) -> None:
         self.scope = Scope(self.run, self.spec.arguments or {}, self.name, self.namespace)
 
+    @property
+    def suspended(self) -> bool:
+        """Whether nothing may start. A shutdown goes before a suspension: it has to end."""
+        return bool(self.spec.suspend) and self.spec.shutdown is None
+
     def step_id(self, step: StepSpec, index: int, attempt: int) -> str:
         return attempt_id(self.run.run_id, step.name, index, attempt)

@@ -19,6 +19,7 @@ from corral.api.types import seconds
 from corral.plan.expressions import compact_json
 from corral.plan.names import (
     ANNOTATION_CONFIG,
+    ANNOTATION_IMAGE_REVISION,
     API_VERSION,
     LABEL_REVISION,
     LABEL_SLOT,
@@ -56,9 +57,11 @@ def worker_config(
 
 
 def pod_template(
-    pool_name: str, pool: PoolSpec, config: WorkerConfig, image: str
+    pool_name: str, pool: PoolSpec, config: WorkerConfig, image: str, image_revision: str = ""
 ) -> dict[str, Any]:
     """A worker pod without its name, revision and owner.
+
+    ``image_revision`` tells images apart that have the same name, such as ``corral:dev``.
 
     The pod is restricted (non-root, read-only root, no capabilities, no service-account token),
     and holds only the keys of its agent's models, as files that the kubelet mounts.
@@ -68,6 +71,8 @@ def pod_template(
     annotations = _allowed(user.annotations or {})
     annotations[ANNOTATION_CONFIG] = compact_json(config.to_json())
     annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] = "false"
+    if image_revision:
+        annotations[ANNOTATION_IMAGE_REVISION] = image_revision
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,

@@ -17,12 +17,14 @@ from corral.api.workflow import Backoff, RetryStrategy
 from corral.plan.state import Node
 
 MAX_LOSSES = 10
+LONGEST_BACKOFF = 24 * 3600.0
+"""Seconds between two retries where there is no ``maxDuration``."""
 _LOSS_BACKOFF = Backoff(duration="500ms", factor=2, max_duration="30s", jitter_percent=20)
 
 
 def backoff_seconds(backoff: Backoff, retry: int, key: str) -> float:
     """The wait before the ``retry``-th retry (from 1) of the attempt ``key``, in seconds."""
-    longest = seconds(backoff.max_duration)
+    longest = seconds(backoff.max_duration) if backoff.max_duration else LONGEST_BACKOFF
     wait = longest
     if retry < 64:  # beyond that the power is larger than any duration
         wait = min(seconds(backoff.duration) * backoff.factor ** (retry - 1), longest)

@@ -77,6 +77,7 @@ class Scope:
         self._namespace = namespace
         self._views: dict[str, dict[str, Any]] = {}
         self._cost: str | None = None
+        self._constants: dict[str, Any] = {}
 
     @cached_property
     def _arguments(self) -> Any:
@@ -85,6 +86,7 @@ class Scope:
     def forget(self, step: str) -> None:
         """To be called when the state of a step that has ended changed."""
         self._views.pop(step, None)
+        self._constants.clear()
 
     def forget_cost(self) -> None:
         """To be called when usage was booked."""
@@ -141,7 +143,7 @@ class Scope:
         Raises:
             ExpressionError: an expression in it failed.
         """
-        return template.render(self.variables(template.expressions, **extra))
+        return template.render_with(lambda expression: self.evaluate(expression, **extra))
 
     def evaluate(self, expression: Expression, **extra: Any) -> Any:
         """The expression's value.
@@ -149,4 +151,17 @@ class Scope:
         Raises:
             ExpressionError: it failed.
         """
-        return expression.evaluate(self.variables((expression,), **extra))
+        if not self._constant(expression):
+            return expression.evaluate(self.variables((expression,), **extra))
+        if expression.source not in self._constants:
+            value = expression.evaluate(self.variables((expression,)))
+            self._constants[expression.source] = value
+        return self._constants[expression.source]
+
+    def _constant(self, expression: Expression) -> bool:
+        """Whether its value is the same for all items: they need not each convert a long list."""
+        if not expression.uses <= {"arguments", "steps"} or names_all(expression.source, "steps"):
+            return False
+        named = {ref.name for ref in references(expression.source) if ref.root == "steps"}
+        steps = self._run.steps | self._run.exit_steps
+        return all(name in steps and steps[name].final for name in named)

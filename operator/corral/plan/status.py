@@ -212,7 +212,7 @@ def _conditions(p: Pass, previous: Sequence[Condition]) -> list[Condition]:
             condition(ConditionType.RECONCILING, not patience_over, why, text),
             condition(ConditionType.STALLED, patience_over, why, text if patience_over else ""),
         ]
-    suspended = bool(p.spec.suspend) and not finished
+    suspended = p.suspended and not finished
     if suspended or find(previous, ConditionType.SUSPENDED):
         why = Reason.SUSPENDED if suspended else Reason.RESUMED
         current.append(condition(ConditionType.SUSPENDED, suspended, why))

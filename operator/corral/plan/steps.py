@@ -43,7 +43,7 @@ def advance_step(
                 step.end(StepPhase.OMITTED, p.now, "Omitted", _why_omitted(spec, steps))
                 return True
             case Trigger.HOLDS:
-                if p.spec.suspend:
+                if p.suspended:
                     return False
                 _begin(p, spec, step)
                 return True
@@ -116,7 +116,7 @@ def advance_nodes(p: Pass, spec: StepSpec, step: Step) -> bool:
                 node.end(StepPhase.SUCCEEDED, p.now)
             else:
                 node.phase = StepPhase.QUEUED
-    if spec.agent_ref is None and not p.spec.suspend:
+    if spec.agent_ref is None and not p.suspended:
         room = _room_for_waits(spec, step)
         for index, node in enumerate(step.nodes):
             if node.phase is StepPhase.QUEUED and room > 0:

@@ -136,10 +136,11 @@ def _fields_that_fit(step: Step, at: str) -> Iterator[Problem]:
         elif each.as_ in CEL_KEYWORDS | CEL_TYPES:
             yield Problem(f"{at}.forEach.as", f"{each.as_!r} is a word of the expression language")
     retry = step.retry_strategy
-    if retry and seconds(retry.backoff.max_duration) < seconds(retry.backoff.duration):
+    longest = retry.backoff.max_duration if retry else None
+    if retry and longest and seconds(longest) < seconds(retry.backoff.duration):
         yield Problem(
             f"{at}.retryStrategy.backoff.maxDuration",
-            f"{retry.backoff.max_duration} is shorter than duration, {retry.backoff.duration}",
+            f"{longest} is shorter than duration, {retry.backoff.duration}",
         )
 
 

@@ -51,7 +51,7 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
     if not _may_begin(p, specs):
         _watch_missing(p, specs)
         return {}
-    run.phase = WorkflowPhase.SUSPENDED if p.spec.suspend else WorkflowPhase.RUNNING
+    run.phase = WorkflowPhase.SUSPENDED if p.suspended else WorkflowPhase.RUNNING
     payloads: dict[str, Payload] = {}
     expire(p, specs, steps)
     _apply_shutdown(p, main, on_exit)
@@ -68,10 +68,10 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
         slots = claim_slots(p, specs, active, claim)
         payloads |= start(p, specs, active, slots)
         changed = bool(slots)
-    _finish(p, steps)
     _watch_missing(p, specs)
     _account_idle(p, specs, steps)
     _wake_for_deadlines(p)
+    _finish(p, steps)
     running = running_attempts(p)
     return {identity: sent for identity, sent in payloads.items() if identity in running}
 
@@ -102,7 +102,7 @@ def _may_begin(p: Pass, specs: Mapping[str, StepSpec]) -> bool:
     if run.started is not None:
         return True
     if p.spec.shutdown is None:
-        if p.spec.suspend:
+        if p.suspended:
             run.phase = WorkflowPhase.SUSPENDED
             return False
         if missing_agents(p, specs):
@@ -285,7 +285,7 @@ def _account_idle(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, St
     only_waits = bool(open_nodes) and all(
         node.phase is StepPhase.WAITING and spec.wait is not None for spec, node in open_nodes
     )
-    idle = bool(p.spec.suspend) or only_waits
+    idle = p.suspended or only_waits
     if idle and p.run.idle_since is None:
         p.run.idle_since = p.now
     elif not idle and p.run.idle_since is not None:
@@ -322,6 +322,7 @@ def _finish(p: Pass, steps: Mapping[str, Step]) -> None:
     if run.outcome is not None and all(step.final for step in steps.values()):
         run.phase = run.outcome
         run.finished = p.now
+        p.wake.clear()
 
 
 def fail_too_large(p: Pass, size: int, limit: int) -> None:

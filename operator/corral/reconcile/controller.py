@@ -35,14 +35,21 @@ GHOST_PERIOD = 60.0
 class Controller:
     """One operator process."""
 
-    def __init__(self, kube: Kube, namespace: str, identity: str, image: str) -> None:
+    def __init__(
+        self, kube: Kube, namespace: str, identity: str, image: str, image_revision: str = ""
+    ) -> None:
         self.lease = Lease(kube, namespace, OPERATOR, identity)
         self._deposed = asyncio.Event()
         tokens = Tokens(kube, namespace)
         self._client = WorkerClient(tokens.token, lambda: self.lease.epoch)
         attempts = Attempts(self._client, self._pod_gone, self._deposed.set)
         self.world = World(
-            kube=kube, tokens=tokens, worker=self._client, attempts=attempts, image=image
+            kube=kube,
+            tokens=tokens,
+            worker=self._client,
+            attempts=attempts,
+            image=image,
+            image_revision=image_revision,
         )
         self._workflows = Workflows(self.world)
         self._agents = Agents(self.world)
@@ -75,6 +82,7 @@ class Controller:
 
         queue = WorkQueue(name, timed)
         metrics.QUEUE_DEPTH.labels(name).set_function(lambda: len(queue))
+        metrics.PASS_ERRORS.labels(name).set_function(lambda: queue.errors)
         return queue
 
     def saw(self, kind: Kind, event: str | None, obj: Json) -> None:

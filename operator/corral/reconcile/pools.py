@@ -103,7 +103,8 @@ class Pools:
             spec,
             await self._world.tokens.identity(),
         )
-        return pod_template(key[1], spec, config, self._world.image)
+        world = self._world
+        return pod_template(key[1], spec, config, world.image, world.image_revision)
 
     def _pod_view(self, pod: Json) -> PodView:
         meta, status = pod["metadata"], pod.get("status") or {}

@@ -31,6 +31,8 @@ class WorkQueue(Generic[Key]):
         self, name: str, work: Callable[[Key], Awaitable[None]], parallelism: int = 16
     ) -> None:
         self.name = name
+        self.errors = 0
+        """Passes that ended in an exception that nobody expected."""
         self._work = work
         self._parallelism = parallelism
         self._due: dict[Key, float] = {}
@@ -92,6 +94,7 @@ class WorkQueue(Generic[Key]):
             log.warning("%s %s: %s; again in %.1f s", self.name, key, error, delay)
         except Exception:
             delay = self._backoff(key)
+            self.errors += 1
             log.exception("%s %s failed; again in %.1f s", self.name, key, delay)
         finally:
             self._running.discard(key)

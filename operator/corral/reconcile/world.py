@@ -55,6 +55,7 @@ class World:
     attempts: Attempts
     image: str
     """The image of worker pods."""
+    image_revision: str = ""
     slots: Slots = field(default_factory=Slots)
     workflows: Store = field(default_factory=Store)
     agents: Store = field(default_factory=Store)

@@ -26,6 +26,9 @@ PASSES = Histogram(
 CONFLICTS = Counter("corral_api_conflicts_total", "Status writes that met somebody else's write.")
 API_WRITES = Gauge("corral_api_writes", "Calls to the API server that change something.")
 QUEUE_DEPTH = Gauge("corral_queue_depth", "Keys that wait for a pass.", ["queue"])
+PASS_ERRORS = Gauge(
+    "corral_reconcile_errors", "Passes that ended in an unexpected exception.", ["queue"]
+)
 LEADER = Gauge("corral_leader", "1 while this process leads.")
 EPOCH = Gauge("corral_lease_epoch", "The leader's epoch (the Lease's leaseTransitions).")
 POOL_REPLICAS = Gauge(

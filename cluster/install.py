@@ -1,0 +1,84 @@
+"""corral in a cluster: installed from manifests/, or run from the source tree beside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster import embedded
+from cluster.paths import KUBECTL, REPO, ClusterError, Home
+from cluster.providers import Provider
+from cluster.shell import run, say, step
+
+NAMESPACE = "corral-system"
+OPERATOR = "corral-operator"
+_DEV_IMAGE = "localhost/corral:dev"
+
+
+def kubectl(home: Home, *arguments: object, stdin: str | None = None) -> str:
+    """Run kubectl against the cluster; its output."""
+    words = [str(KUBECTL), f"--kubeconfig={home.kubeconfig}", *(str(a) for a in arguments)]
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ClusterError(f"kubectl {' '.join(words[2:6])}: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def install(home: Home, image: str) -> None:
+    """Apply the manifests and wait for the operator."""
+    with step("installing corral"):
+        kubectl(
+            home, "apply", "--server-side", "--force-conflicts", "--filename=-",
+            stdin=yaml.safe_dump_all(_manifests(home, image)),
+        )  # fmt: skip
+        kubectl(
+            home, "rollout", "status", f"deployment/{OPERATOR}", f"--namespace={NAMESPACE}",
+            "--timeout=120s",
+        )  # fmt: skip
+    say(f"corral runs; use it with: export KUBECONFIG={home.kubeconfig}")
+
+
+def _manifests(home: Home, image: str) -> list[dict[str, Any]]:
+    overlay = "kind" if home.read().get("provider") == Provider.KIND else "embedded"
+    text = run([KUBECTL, "kustomize", REPO / "manifests" / "overlays" / overlay])
+    if image != _DEV_IMAGE:
+        text = text.replace(_DEV_IMAGE, image)
+    objects = list(yaml.safe_load_all(text))
+    # The same name may stand for another image than last time: both kinds of pods have to know.
+    loaded = home.read().get("images", {}).get(image)
+    for found in objects:
+        if loaded and found["kind"] == "Deployment":
+            for container in found["spec"]["template"]["spec"]["containers"]:
+                container["env"].append({"name": "CORRAL_WORKER_IMAGE_REVISION", "value": loaded})
+    return objects
+
+
+def run_from_source(home: Home) -> None:
+    """Become the operator, with its own account's rights, where pods can be reached."""
+    kubectl(home, "scale", f"deployment/{OPERATOR}", f"--namespace={NAMESPACE}", "--replicas=0")
+    token = kubectl(
+        home, "create", "token", OPERATOR, f"--namespace={NAMESPACE}", "--duration=12h"
+    ).strip()
+    config = yaml.safe_load(home.kubeconfig.read_text())
+    for user in config["users"]:
+        user["user"] = {"token": token}
+    account = home.path / "operator.kubeconfig"
+    account.touch(mode=0o600)
+    account.write_text(yaml.safe_dump(config))
+    environment = os.environ | {
+        "KUBECONFIG": str(account),
+        "CORRAL_WORKER_IMAGE": _DEV_IMAGE,
+        "CORRAL_WORKER_IMAGE_REVISION": home.read().get("images", {}).get(_DEV_IMAGE, ""),
+    }
+    command = [str(Path(sys.executable).with_name("corral")), "operator"]
+    if home.read().get("provider") == Provider.EMBEDDED:
+        command = [*embedded.inside(home), *command]
+    else:
+        say("the operator calls worker pods by their addresses: those must be routed to here")
+    say("the Deployment was scaled to 0; `make cluster` puts it back")
+    os.execvpe(command[0], command, environment)  # noqa: S606

@@ -1,0 +1,179 @@
+"""Everything that can be told to be wrong with a set of manifests without a cluster."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from jsonschema import Draft202012Validator, SchemaError
+
+from corral.api.agent import AgentSpec
+from corral.api.errors import Reason
+from corral.api.model import ModelSpec
+from corral.api.pool import PoolSpec
+from corral.api.types import JsonSchema
+from corral.api.workflow import WorkflowSpec
+from corral.cli.findings import Finding, finding
+from corral.cli.manifests import Document, ManifestSyntaxError, documents, parse_path, read
+from corral.cli.objects import Loaded, is_foreign, load
+from corral.cli.words import similar
+from corral.plan.agent import agent_problems, model_problems
+from corral.plan.validate import Problem, workflow_problems
+
+
+@dataclass
+class Checked:
+    """What files hold, and what is wrong with it."""
+
+    loaded: list[Loaded] = field(default_factory=list)
+    foreign: list[Document] = field(default_factory=list)
+    """Objects of others' kinds: not looked into."""
+    findings: list[Finding] = field(default_factory=list)
+    names: set[tuple[str, str, str]] = field(default_factory=set)
+    """(kind, namespace, name) of everything, that which can't be read included."""
+    files: int = 0
+    documents: int = 0
+
+    @property
+    def problems(self) -> list[Finding]:
+        """What must be put right."""
+        return [found for found in self.findings if not found.warning]
+
+    def of(self, kind: str) -> list[Loaded]:
+        """The objects of a kind, in the order of the files."""
+        return [loaded for loaded in self.loaded if loaded.kind.name == kind]
+
+
+def check(paths: Sequence[str]) -> Checked:
+    """Reads and checks files, directories and ``-``.
+
+    Raises:
+        CliError: a file can't be read.
+    """
+    checked = Checked()
+    for file, text in read(paths):
+        checked.files += 1
+        try:
+            for document in documents(file, text):
+                _take(checked, document)
+        except ManifestSyntaxError as error:
+            problem = Finding(file, error.line, 0, None, None, "", str(error))
+            checked.findings.append(problem)
+    checked.findings += _duplicates(checked.loaded)
+    for loaded in checked.loaded:
+        checked.findings += _own_problems(loaded, checked)
+        checked.findings += _missing_references(loaded, checked)
+    order = {file: n for n, file in enumerate(dict.fromkeys(f.file for f in checked.findings))}
+    unique = {(f.file, f.line, f.document, f.field, f.message): f for f in checked.findings}
+    checked.findings = sorted(unique.values(), key=lambda f: (order[f.file], f.line))
+    return checked
+
+
+def _take(checked: Checked, document: Document) -> None:
+    checked.documents += 1
+    if is_foreign(document.data):
+        checked.foreign.append(document)
+        return
+    checked.names |= set(_key(document))
+    loaded, found = load(document)
+    if loaded is not None:
+        planned = {f.field for f in _own_problems(loaded, checked)}
+        found = [f for f in found if f.field not in planned]  # the planner's words are better
+        checked.loaded.append(loaded)
+    checked.findings += found
+
+
+def _key(document: Document) -> Iterator[tuple[str, str, str]]:
+    data = document.data if isinstance(document.data, dict) else {}
+    metadata = data.get("metadata")
+    if isinstance(metadata, dict):
+        yield str(data.get("kind")), str(metadata.get("namespace") or ""), str(metadata.get("name"))
+
+
+def _duplicates(loaded: list[Loaded]) -> Iterator[Finding]:
+    first: dict[tuple[str, str, str], Loaded] = {}
+    for one in loaded:
+        if one.generated:
+            continue
+        other = first.setdefault(one.key, one)
+        if other is not one:
+            where = f"{other.document.file}:{other.document.line()}"
+            yield finding(
+                one.document, ("metadata", "name"), f"there is this {one.kind.name} at {where}"
+            )
+
+
+def _own_problems(loaded: Loaded, checked: Checked) -> Iterator[Finding]:
+    for problem in _problems(loaded, checked):
+        yield finding(loaded.document, parse_path(problem.field), problem.message)
+
+
+def _problems(loaded: Loaded, checked: Checked) -> Iterator[Problem]:
+    match loaded.spec:
+        case WorkflowSpec() as spec:
+            yield from workflow_problems(spec)
+        case AgentSpec() as spec:
+            models = {
+                model.name: model.spec
+                for model in checked.of("Model")
+                if isinstance(model.spec, ModelSpec) and model.namespace == loaded.namespace
+            }
+            for problem in agent_problems(spec, models):
+                # A missing Model is a warning, and a Model's own problem is told there.
+                about_model = problem.message.startswith("Model ")
+                if problem.reason is not Reason.MODEL_NOT_FOUND and not about_model:
+                    yield problem
+            if spec.output_schema is not None:
+                yield from _schema_problems(spec.output_schema)
+        case ModelSpec() as spec:
+            yield from model_problems(spec)
+            yield from _script_problems(spec)
+
+
+def _schema_problems(schema: JsonSchema) -> Iterator[Problem]:
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        yield Problem("spec.outputSchema", f"is no JSON Schema: {error.message}")
+
+
+def _script_problems(spec: ModelSpec) -> Iterator[Problem]:
+    script = (spec.simulation.script if spec.simulation else None) or []
+    for index, rule in enumerate(script):
+        try:
+            re.compile(rule.match)
+        except re.error as error:
+            yield Problem(
+                f"spec.simulation.script[{index}].match", f"is no regular expression: {error}"
+            )
+
+
+def _missing_references(loaded: Loaded, checked: Checked) -> Iterator[Finding]:
+    for field_path, kind, name in _references(loaded):
+        here = (kind, loaded.namespace or "")
+        names = [other for *where, other in checked.names if tuple(where) == here]
+        if name in names:
+            continue
+        hint = similar(name, names) or "; it may be in the cluster"
+        message = f"there is no {kind} {name!r} in these files{hint}"
+        yield finding(loaded.document, parse_path(field_path), message, warning=True)
+
+
+def _references(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
+    """(field, kind, name) of what an object refers to."""
+    match loaded.spec:
+        case WorkflowSpec() as spec:
+            for steps, part in ((spec.steps, "steps"), (spec.on_exit, "onExit")):
+                for index, step in enumerate(steps or []):
+                    if step.agent_ref is not None:
+                        yield f"spec.{part}[{index}].agentRef.name", "Agent", step.agent_ref.name
+        case AgentSpec() as spec:
+            if spec.model_ref is not None:
+                yield "spec.modelRef.name", "Model", spec.model_ref.name
+            for index, fallback in enumerate(spec.fallback_models or []):
+                yield (
+                    f"spec.fallbackModels[{index}].modelRef.name",
+                    "Model",
+                    fallback.model_ref.name,
+                )
+        case PoolSpec() as spec:
+            yield "spec.agentRef.name", "Agent", spec.agent_ref.name

@@ -1,0 +1,45 @@
+"""``corral validate``."""
+
+import json
+from collections.abc import Sequence
+
+from corral.cli.check import Checked, check
+from corral.cli.errors import Exit
+from corral.cli.findings import count
+
+
+def validate(paths: Sequence[str], output: str) -> Exit:
+    """Prints what is wrong with the files; warnings alone are no failure."""
+    checked = check(paths)
+    if output == "json":
+        print(json.dumps(report(checked), indent=2, ensure_ascii=False))
+    else:
+        for found in checked.findings:
+            print(found)
+        print(summary(checked))
+    return Exit.FAILED if checked.problems else Exit.OK
+
+
+def report(checked: Checked) -> dict[str, object]:
+    """The result for programs."""
+    return {
+        "valid": not checked.problems,
+        "files": checked.files,
+        "objects": checked.documents - len(checked.foreign),
+        "notChecked": len(checked.foreign),
+        "findings": [found.to_json() for found in checked.findings],
+    }
+
+
+def summary(checked: Checked) -> str:
+    """One line: what was looked at, and what came of it."""
+    problems = len(checked.problems)
+    warnings = len(checked.findings) - problems
+    looked_at = count(checked.documents - len(checked.foreign), "object")
+    text = f"{looked_at} in {count(checked.files, 'file')}: "
+    text += count(problems, "problem") if problems else "valid"
+    if warnings:
+        text += f", {count(warnings, 'warning')}"
+    if checked.foreign:
+        text += f" ({len(checked.foreign)} of other kinds not checked)"
+    return text

@@ -1,0 +1,28 @@
+"""Tests on a real cluster with corral installed: ``make test`` makes one and names it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.harness import Cluster
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_cluster_is_there() -> None:
+    if not os.environ.get("KUBECONFIG"):
+        pytest.fail("KUBECONFIG names no cluster: run `make test`, or `make cluster` and export it")
+
+
+_count = iter(range(10_000))
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A fresh namespace under restricted Pod Security; deleted afterwards."""
+    name = f"test-{os.getpid()}-{next(_count)}"
+    made = Cluster(name)
+    made.kubectl("create", "namespace", name)
+    made.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    yield made
+    made.kubectl("delete", "namespace", name, "--wait=false")
