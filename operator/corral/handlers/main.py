@@ -22,8 +22,8 @@ def main() -> int:
     """Runs the operator until it is told to stop (0) or may not lead any more (1).
 
     Environment: ``POD_NAMESPACE`` (its own namespace, ``corral-system``), ``POD_UID`` (its
-    identity), ``CORRAL_WORKER_IMAGE``, ``CORRAL_WORKER_IMAGE_REVISION`` (what tells two images of one
-    name apart), ``CORRAL_LOG_LEVEL``, ``CORRAL_HEALTH_PORT``,
+    identity), ``CORRAL_WORKER_IMAGE``, ``CORRAL_WORKER_IMAGE_REVISION`` (what tells
+    two images of one name apart), ``CORRAL_LOG_LEVEL``, ``CORRAL_HEALTH_PORT``,
     ``CORRAL_METRICS_PORT``.
     """
     configure_logging(os.environ.get("CORRAL_LOG_LEVEL", "info"))

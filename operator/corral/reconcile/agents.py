@@ -25,6 +25,7 @@ from corral.reconcile.world import World, read_spec, with_status
 
 USAGE_FLUSH = 10.0
 """Seconds between two writes of an Agent's usage."""
+SETTLED_DEMAND_DELAY = 0.25
 DEFAULT_MAX_REPLICAS = 10
 
 
@@ -36,6 +37,8 @@ class Agents:
         self._usage: dict[ObjectKey, Consumption] = {}
         self._flushed: dict[ObjectKey, float] = {}
         self._problems: dict[ObjectKey, str] = {}
+        self._demand: dict[ObjectKey, tuple[int, int]] = {}
+        """Queued and running attempts, as the pools were told last."""
 
     def add_usage(self, key: ObjectKey, used: Consumption) -> None:
         """Books what an attempt used on its Agent; written with the next flush."""
@@ -53,6 +56,7 @@ class Agents:
         if obj is None or obj["metadata"].get("deletionTimestamp"):
             self._usage.pop(key, None)
             self._problems.pop(key, None)
+            self._demand.pop(key, None)
             self._wake_users(key)
             return
         readiness, spec = self._world.agent_readiness(key)
@@ -65,6 +69,7 @@ class Agents:
             self._wake_users(key)
             for pool in self._pools_of(key):
                 self._world.wake.pool((key[0], pool["metadata"]["name"]))
+        self._tell_demand(key)
         try:
             await self._write_status(key, obj, readiness, revision)
             if spec is not None:
@@ -72,6 +77,18 @@ class Agents:
         except ApiError as error:
             if not error.not_found:
                 raise RetryLaterError(str(error), error.retry_after) from error
+
+    def _tell_demand(self, key: ObjectKey) -> None:
+        """More waiting steps reach the pools at once; what else changes may come in waves."""
+        slots = self._world.slots
+        demand = slots.queued(key), slots.running(key)
+        before = self._demand.get(key, (0, 0))
+        if demand == before:
+            return
+        self._demand[key] = demand
+        delay = 0.0 if demand[0] > before[0] else SETTLED_DEMAND_DELAY
+        for pool in self._pools_of(key):
+            self._world.wake.pool((key[0], pool["metadata"]["name"]), delay)
 
     def _wake_users(self, key: ObjectKey) -> None:
         for workflow in self._world.users.get(key, ()):
