@@ -43,13 +43,16 @@ def worker_config(
     pool: PoolSpec,
     operator: OperatorIdentity,
 ) -> WorkerConfig:
-    """What a worker of the pool knows."""
+    """What a worker of the pool knows: nothing whose change needs no other worker."""
     return WorkerConfig(
         namespace=namespace,
         agent_name=agent_name,
-        agent=agent,
+        agent=agent.model_copy(update={"budget": None, "default_pool": "Enabled"}),
         agent_revision=agent_revision,
-        models=dict(models),
+        models={
+            name: model.model_copy(update={"price": None, "limits": None, "circuit_breaker": None})
+            for name, model in models.items()
+        },
         concurrency=pool.concurrency,
         drain_timeout_seconds=seconds(pool.drain_timeout),
         operator=operator,

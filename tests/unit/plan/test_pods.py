@@ -1,0 +1,179 @@
+"""The manifests of worker pods: restricted, without secrets, and replaced when they must be."""
+
+import json
+
+import pytest
+
+from corral.api.agent import AgentSpec
+from corral.api.attempt import OperatorIdentity, WorkerConfig
+from corral.api.model import ModelSpec
+from corral.api.pool import PoolSpec
+from corral.plan.agent import agent_problems, model_problems, revision
+from corral.plan.names import ANNOTATION_CONFIG, POOL_NAME_LIMIT, default_pool_name
+from corral.plan.pods import pod_manifest, pod_revision, pod_template, worker_config
+
+OPERATOR = OperatorIdentity(issuer="https://issuer", subject="system:operator", jwks={"keys": []})
+MODEL = {
+    "provider": "openai",
+    "name": "gpt-5-mini",
+    "apiKeySecretRef": {"name": "model-keys", "key": "openai"},
+}
+
+
+def pod(agent: object = None, model: object = None, **pool: object) -> dict[str, object]:
+    pool_spec = PoolSpec.model_validate({"agentRef": {"name": "a"}, **pool})
+    config = worker_config(
+        "ns",
+        "a",
+        AgentSpec.model_validate(agent or {"modelRef": {"name": "m"}}),
+        "rev",
+        {"m": ModelSpec.model_validate(model or MODEL)},
+        pool_spec,
+        OPERATOR,
+    )
+    template = pod_template("p", pool_spec, config, "corral:dev")
+    return pod_manifest(template, pod_revision(template), "p-1", 0, "p", "uid")
+
+
+def test_a_worker_pod_is_restricted_and_has_no_token() -> None:
+    spec = pod()["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["restartPolicy"] == "Never"
+    assert "serviceAccountName" not in spec
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_a_key_is_mounted_and_written_nowhere() -> None:
+    made = pod()
+    (volume,) = [v for v in made["spec"]["volumes"] if "secret" in v]
+    assert volume["secret"]["secretName"] == "model-keys"
+    assert volume["secret"]["items"] == [{"key": "openai", "path": "key"}]
+    mounts = made["spec"]["containers"][0]["volumeMounts"]
+    assert "/etc/corral/keys/m" in {mount["mountPath"] for mount in mounts}
+    assert not any("valueFrom" in e and "secretKeyRef" in e["valueFrom"]
+                   for e in made["spec"]["containers"][0]["env"])  # fmt: skip
+
+
+def test_the_worker_can_read_its_configuration_back() -> None:
+    annotation = pod()["metadata"]["annotations"][ANNOTATION_CONFIG]
+    config = WorkerConfig.model_validate(json.loads(annotation))
+    assert config.agent_name == "a"
+    assert config.models["m"].name == "gpt-5-mini"
+    assert config.operator.subject == "system:operator"
+
+
+def test_users_shape_pods_but_not_what_is_ours() -> None:
+    made = pod(
+        template={
+            "labels": {"team": "red", "corral.dev/pool": "other", "app.kubernetes.io/name": "x"},
+            "annotations": {"note": "hi", "corral.dev/worker-config": "{}"},
+            "nodeSelector": {"disk": "fast"},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            "env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
+            "resources": {"limits": {"memory": "1Gi"}},
+        }
+    )
+    labels = made["metadata"]["labels"]
+    assert labels["team"] == "red"
+    assert labels["corral.dev/pool"] == "p"
+    assert labels["app.kubernetes.io/name"] == "corral"
+    assert made["metadata"]["annotations"]["note"] == "hi"
+    assert made["metadata"]["annotations"]["corral.dev/worker-config"] != "{}"
+    assert made["spec"]["nodeSelector"] == {"disk": "fast"}
+    assert made["spec"]["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    (container,) = made["spec"]["containers"]
+    assert {"name": "HTTPS_PROXY", "value": "http://proxy"} in container["env"]
+    assert container["resources"]["limits"] == {"memory": "1Gi"}
+    assert container["resources"]["requests"]
+
+
+def test_a_price_makes_no_other_pods() -> None:
+    price = {"inputPerMillionUSD": "1", "outputPerMillionUSD": "2"}
+    assert pod(model={**MODEL, "price": price}) == pod()
+    assert pod(model={**MODEL, "name": "gpt-6"}) != pod()
+
+
+def test_a_pod_is_owned_by_its_pool() -> None:
+    (owner,) = pod()["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"], owner["uid"], owner["controller"]) == (
+        "AgentPool", "p", "uid", True,
+    )  # fmt: skip
+
+
+def test_the_grace_period_covers_the_drain() -> None:
+    assert pod(drainTimeout="90s")["spec"]["terminationGracePeriodSeconds"] == 105
+
+
+AGENT = {"modelRef": {"name": "m"}, "instructions": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("agent", "model", "changes"),
+    [
+        pytest.param({**AGENT, "instructions": "Be long."}, MODEL, True, id="other instructions"),
+        pytest.param(AGENT, {**MODEL, "name": "other"}, True, id="another model"),
+        pytest.param(AGENT, {**MODEL, "baseURL": "http://x"}, True, id="another address"),
+        pytest.param(
+            AGENT,
+            {**MODEL, "price": {"inputPerMillionUSD": "1", "outputPerMillionUSD": "1"}},
+            False,
+            id="a price is the operator's business",
+        ),
+        pytest.param({**AGENT, "defaultPool": "Disabled"}, MODEL, False, id="how pools are made"),
+        pytest.param({**AGENT, "limits": {"maxTurns": 10}}, MODEL, False, id="a default, written"),
+        pytest.param({**AGENT, "limits": {"maxTurns": 3}}, MODEL, True, id="another limit"),
+    ],
+)
+def test_the_revision_changes_with_what_decides_the_answer(
+    agent: object, model: object, changes: bool
+) -> None:
+    def of(agent: object, model: object) -> str:
+        return revision(AgentSpec.model_validate(agent), {"m": ModelSpec.model_validate(model)})
+
+    assert (of(agent, model) != of(AGENT, MODEL)) is changes
+
+
+@pytest.mark.parametrize(
+    ("agent", "field"),
+    [
+        ({"type": "Remote", "a2a": {"url": "http://x"}}, "spec.type"),
+        ({**AGENT, "tools": [{"name": "t", "agent": {"name": "b"}}]}, "spec.tools"),
+        ({**AGENT, "budget": {"period": "Daily", "maxTokens": 5}}, "spec.budget"),
+        ({**AGENT, "limits": {"maxCostUSD": "1"}}, "spec.limits.maxCostUSD"),
+        ({**AGENT, "modelRef": {"name": "nobody"}}, "spec.modelRef"),
+        ({}, "spec.modelRef"),
+    ],
+)
+def test_what_an_agent_cannot_do_names_its_field(agent: object, field: str) -> None:
+    problems = agent_problems(
+        AgentSpec.model_validate(agent), {"m": ModelSpec.model_validate(MODEL)}
+    )
+    assert field in [problem.field for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        ({"provider": "nobody", "name": "x"}, "spec.provider"),
+        ({"provider": "openai"}, "spec.name"),
+        ({**MODEL, "limits": {"maxInFlight": 1}}, "spec.limits"),
+        ({**MODEL, "circuitBreaker": {}}, "spec.circuitBreaker"),
+    ],
+)
+def test_what_a_model_cannot_do_names_its_field(model: object, field: str) -> None:
+    assert [p.field for p in model_problems(ModelSpec.model_validate(model))] == [field]
+
+
+@pytest.mark.parametrize("name", ["a", "researcher", "x" * 44, "x" * 45, "x" * 63])
+def test_a_default_pools_name_always_fits(name: str) -> None:
+    made = default_pool_name(name)
+    assert len(made) <= POOL_NAME_LIMIT
+    assert made.endswith("-default")
+    assert made != default_pool_name(name[:-1] + "y")
