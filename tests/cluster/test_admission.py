@@ -429,10 +429,10 @@ def policies(cluster: Any) -> None:
 
 @pytest.fixture
 def started(cluster: Any, policies: None) -> str:
-    """A Workflow that the operator has started. Suspended, so that a real one leaves it alone."""
-    create(cluster, workflow(f"steps: [{STEP}]\nsuspend: true\nparallelism: 3", name="started"))
-    status = {"phase": "Running", "startedAt": "2026-11-23T06:00:00Z"}
-    assert write_status(cluster, "workflow/started", status, OPERATOR) == ""
+    """A Workflow that the operator has started, and that goes on for longer than any test."""
+    waits = "steps: [{name: a, wait: {duration: 1h}}]\nparallelism: 3"
+    create(cluster, workflow(waits, name="started"))
+    cluster.wait("workflow", "started", lambda w: w["status"]["startedAt"], "started")
     return "workflow/started"
 
 
