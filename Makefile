@@ -16,14 +16,10 @@ export CLUSTER
 # The clusters of the demo and of the tests stand side by side.
 NAME ?= corral
 TEST_NAME := test
-STATE = .cluster$(if $(filter-out corral,$(NAME)),/$(NAME))
-KUBECONFIG_FILE = $(CURDIR)/$(STATE)/kubeconfig
-KUBECTL = $(CURDIR)/.cluster/bin/kubectl --kubeconfig $(KUBECONFIG_FILE)
-OVERLAY = $(if $(filter kind,$(CLUSTER)),kind,embedded)
 
 .PHONY: help
 help: ## This list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements/dev.txt pyproject.toml
 	@echo "preparing $(VENV)"

@@ -244,6 +244,9 @@ def _kubelet(setup: Setup) -> dict[str, Any]:
         "registryPullQPS": 0,
         "serializeImagePulls": False,
         "makeIPTablesUtilChains": False,
+        # Who kills things on purpose does not want to wait five minutes for the next start.
+        "featureGates": {"KubeletCrashLoopBackOffMax": True},
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
         "syncFrequency": "10s",  # how soon a changed Secret shows in a mounted file
         # A developer's disk may be rather full: that is no reason to evict a pod here, nor to
         # delete an image that can't be pulled again.
