@@ -38,8 +38,9 @@ lock: $(READY) ## Renew the lock files in requirements/
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --constraint requirements/runtime.txt --group dev pyproject.toml -o requirements/dev.txt
 
 .PHONY: generate
-generate: $(READY) ## The CRDs and the API reference, from the models in operator/corral/api
+generate: $(READY) ## The CRDs, and the references in docs/, from the code
 	$(BIN)/python -m corral.api.crd
+	$(BIN)/python docs/reference/generate.py
 
 .PHONY: format
 format: $(READY) ## Format and mend what can be mended
@@ -53,6 +54,7 @@ check: $(READY) ## Lint, types, layers, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m corral.api.crd --check
+	$(BIN)/python docs/reference/generate.py --check
 
 .PHONY: unit
 unit: $(READY) ## The tests that need no cluster

@@ -55,6 +55,8 @@ def show(home: Home) -> int:
         f"                  corral logs --namespace {NAMESPACE} research-team\n"
         f"A real model:     put a key into the Secret and take out one field: "
         f"{(_SAMPLE / 'model.yaml').relative_to(REPO)}\n"
+        "                  (in kind or a cluster of yours: this one's pods reach nothing outside;\n"
+        "                  on this machine, without a cluster: docs/guides/real-models.md)\n"
         "Take it all down: make cluster-down",
         soft_wrap=True,
         markup=False,

@@ -68,6 +68,8 @@ class ModelUsage(Resource):
     input_tokens: str = "0"
     output_tokens: str = "0"
     cached_input_tokens: str = "0"
+    unanswered: str = "0"
+    """Requests that ended without a word on their usage: timed out, cut off, cancelled."""
     simulated: bool = False
 
 

@@ -21,6 +21,22 @@ __all__ = ["ModelSpec", "ModelStatus", "Simulation"]
 Provider = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z][a-z0-9-]*$")]
 
 
+OPENAI_COMPATIBLE = {
+    "openai": "https://api.openai.com/v1",
+    "cerebras": "https://api.cerebras.ai/v1",
+    "deepseek": "https://api.deepseek.com",
+    "fireworks": "https://api.fireworks.ai/inference/v1",
+    "groq": "https://api.groq.com/openai/v1",
+    "mistral": "https://api.mistral.ai/v1",
+    "openrouter": "https://openrouter.ai/api/v1",
+    "together": "https://api.together.xyz/v1",
+    "xai": "https://api.x.ai/v1",
+}
+"""Providers that speak OpenAI's protocol, and where they do."""
+OWN_PROTOCOL = ("anthropic", "google")
+SIMULATED = "simulated"
+
+
 class SimulatedToolCall(Resource):
     """A tool call that a simulated model asks for."""
 

@@ -7,10 +7,11 @@ only kind of handler in use: it writes nothing to the objects, neither annotatio
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
@@ -22,7 +23,8 @@ from corral.plan.names import OPERATOR, WORKER_SELECTOR
 
 log = logging.getLogger(__name__)
 
-RESTART_AFTER = 1.0
+RESTART_AFTER = 0.5
+"""Seconds; kopf itself takes five to end after an error."""
 Saw = Callable[[Kind, str | None, Json], None]
 
 
@@ -57,8 +59,9 @@ def _registry(saw: Saw) -> kopf.OperatorRegistry:
     return registry
 
 
-def _teller(saw: Saw, kind: Kind) -> Callable[..., None]:
-    def tell(event: Any, **_: Any) -> None:
+def _teller(saw: Saw, kind: Kind) -> Callable[..., Awaitable[None]]:
+    # A coroutine: for anything else kopf takes a thread.
+    async def tell(event: Any, **_: Any) -> None:
         saw(kind, event["type"], dict(event["object"]))
 
     tell.__name__ = f"saw_{kind.plural}"
@@ -73,20 +76,30 @@ class Watches:
         self._main = main
         self._alive_at = monotonic()
         self._stop = threading.Event()
+        self._end: Callable[[], object] = lambda: None
 
     def start(self) -> None:
+        # kopf warns that it leaves signals alone, which is what is wanted of it.
+        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
         threading.Thread(target=self._run, name="watches", daemon=True).start()
 
     def stop(self) -> None:
+        """Ends the watches, and does not wait for it."""
         self._stop.set()
+        self._end()
 
     @property
     def alive(self) -> bool:
-        """Whether the thread's loop has turned lately."""
+        """Whether the thread or its loop has turned lately.
+
+        Watches that end again and again, as they do while the API server is away, are alive: to
+        end the process would not bring it back.
+        """
         return monotonic() - self._alive_at < 30
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            self._alive_at = monotonic()
             try:
                 asyncio.run(self._watch())
             except Exception:
@@ -94,7 +107,21 @@ class Watches:
             self._stop.wait(RESTART_AFTER)
 
     async def _watch(self) -> None:
-        beat = asyncio.create_task(self._beat())
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def beat() -> None:
+            # Not a task: kopf waits for every task of its loop when it ends.
+            self._alive_at = monotonic()
+            loop.call_later(5, beat)
+
+        def end() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(ended.set)
+
+        beat()
+        self._end = end
+        if self._stop.is_set():
+            return
         try:
             await kopf.operator(
                 registry=_registry(self._tell),
@@ -102,14 +129,10 @@ class Watches:
                 standalone=True,
                 # Else kopf asks for the user's name, which a container's user need not have.
                 identity=Identity(OPERATOR),
+                stop_flag=ended,
             )
         finally:
-            beat.cancel()
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(5)  # a loop that ends at once is not alive
-            self._alive_at = monotonic()
+            self._end = lambda: None
 
     def _tell(self, kind: Kind, event: str | None, obj: Json) -> None:
         self._main.call_soon_threadsafe(self._saw, kind, event, obj)

@@ -1,18 +1,19 @@
 """What an Agent comes to: its revision, and whether it can work."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from corral.api.agent import AgentSpec
 from corral.api.errors import ConditionType, Reason
-from corral.api.model import ModelSpec
+from corral.api.model import OPENAI_COMPATIBLE, OWN_PROTOCOL, SIMULATED, ModelSpec
 from corral.api.types import Condition
 from corral.plan.conditions import condition
 from corral.plan.expressions import compact_json
 from corral.plan.names import digest
-from corral.plan.validate import Problem
+from corral.plan.validate import Problem, schema_problem
 
-PROVIDERS = frozenset({"openai", "anthropic", "google", "simulated"})
+PROVIDERS = frozenset({*OPENAI_COMPATIBLE, *OWN_PROTOCOL, SIMULATED})
 
 # An explicit list, so that a field that gets a default later does not roll every worker.
 _AGENT_FIELDS = (
@@ -52,26 +53,38 @@ def revision(agent: AgentSpec, models: Mapping[str, ModelSpec]) -> str:
 def model_problems(spec: ModelSpec) -> list[Problem]:
     """What keeps a Model from being used."""
     problems = []
-    if spec.provider not in PROVIDERS:
+    if spec.provider not in PROVIDERS and spec.base_url is None:
         problems.append(
             Problem(
                 "spec.provider",
-                f"provider {spec.provider!r} is not supported yet; "
-                f"supported are {', '.join(sorted(PROVIDERS))}",
+                f"provider {spec.provider!r} is not supported yet without a baseURL that speaks "
+                f"OpenAI's protocol; supported are {', '.join(sorted(PROVIDERS))}",
                 Reason.NOT_SUPPORTED,
             )
         )
     for attribute, field in (("limits", "limits"), ("circuit_breaker", "circuitBreaker")):
         if getattr(spec, attribute) is not None:
             problems.append(Problem(f"spec.{field}", "not supported yet", Reason.NOT_SUPPORTED))
-    if spec.provider != "simulated" and not spec.name:
+    for index, rule in enumerate((spec.simulation and spec.simulation.script) or []):
+        if rule.tool_calls is not None:
+            field = f"spec.simulation.script[{index}].toolCalls"
+            problems.append(Problem(field, "not supported yet", Reason.NOT_SUPPORTED))
+    if spec.provider != SIMULATED and not spec.name:
         problems.append(Problem("spec.name", f"provider {spec.provider} needs the model's name"))
+    for index, rule in enumerate((spec.simulation.script if spec.simulation else None) or []):
+        try:
+            re.compile(rule.match)
+        except re.error as error:
+            field = f"spec.simulation.script[{index}].match"
+            problems.append(Problem(field, f"is no regular expression: {error}"))
     return problems
 
 
 def agent_problems(spec: AgentSpec, models: Mapping[str, ModelSpec]) -> list[Problem]:
     """What keeps an Agent from working; ``models`` are those of its namespace, by name."""
     problems = list(_unsupported(spec))
+    if spec.output_schema is not None and (why := schema_problem(spec.output_schema)):
+        problems.append(Problem("spec.outputSchema", why))
     if problems:
         return problems
     if spec.model_ref is None:
@@ -117,7 +130,7 @@ class Readiness:
 
     def conditions(self) -> list[Condition]:
         """Ready, Reconciling and Stalled; what is missing is waited for, what is wrong stalls."""
-        waiting = self.reason in (Reason.MODEL_NOT_FOUND, Reason.POD_FAILED, Reason.SECRET_MISSING)
+        waiting = self.reason in (Reason.MODEL_NOT_FOUND, Reason.POD_FAILED, Reason.POOL_NOT_FOUND)
         return [
             condition(ConditionType.READY, self.ready, self.reason, self.message),
             condition(

@@ -196,14 +196,19 @@ def effect_key(attempt: str) -> str:
 
 
 def priced(usage: ModelUsage, cost: Decimal | None) -> Consumption:
-    """One model's usage in an attempt, with its cost, or None where it has no price."""
+    """One model's usage in an attempt, with its cost, or None where it has no price.
+
+    A call that ended without a word on its usage has no known cost, whatever the price list says.
+    """
     requests = int(usage.requests)
+    if requests == int(usage.unanswered):
+        cost = None
     return Consumption(
         requests=requests,
         input_tokens=int(usage.input_tokens),
         output_tokens=int(usage.output_tokens),
         cost=cost,
-        unpriced_requests=requests if cost is None else 0,
+        unpriced_requests=requests if cost is None else int(usage.unanswered),
         simulated_requests=requests if usage.simulated else 0,
     )
 

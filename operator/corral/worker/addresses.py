@@ -1,21 +1,6 @@
-"""Which providers there are, and where those that speak OpenAI's protocol are found."""
+"""Which Models can be called."""
 
-from corral.api.model import ModelSpec
-
-OPENAI_COMPATIBLE = {
-    "openai": "https://api.openai.com/v1",
-    "cerebras": "https://api.cerebras.ai/v1",
-    "deepseek": "https://api.deepseek.com",
-    "fireworks": "https://api.fireworks.ai/inference/v1",
-    "groq": "https://api.groq.com/openai/v1",
-    "mistral": "https://api.mistral.ai/v1",
-    "openrouter": "https://openrouter.ai/api/v1",
-    "together": "https://api.together.xyz/v1",
-    "xai": "https://api.x.ai/v1",
-}
-"""Any other provider with a ``baseURL`` is taken to be OpenAI-compatible too."""
-
-OWN_PROTOCOL = ("anthropic", "google")
+from corral.api.model import OPENAI_COMPATIBLE, OWN_PROTOCOL, ModelSpec
 
 
 def unsupported(name: str, spec: ModelSpec) -> str | None:

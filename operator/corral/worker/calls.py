@@ -13,7 +13,7 @@ from pydantic_ai.settings import ModelSettings
 from corral.api.errors import ErrorClass
 from corral.api.model import ModelSpec
 from corral.api.types import seconds
-from corral.worker.failures import classify, simulated_answer
+from corral.worker.failures import answered, classify, simulated_answer
 from corral.worker.outcome import AttemptFailedError, ModelCall, UsageMeter
 from corral.worker.providers import FINGERPRINT
 from corral.worker.schema import OutputSchema, parse_json_answer
@@ -78,11 +78,12 @@ class MeteredModel(WrapperModel):
                 )
             else:
                 failed = classify(error, context.model_ref, key)
-            self._count(started, simulated_answer(error), failed.error_class)
+            said = answered(error)
+            self._count(started, simulated_answer(error), failed.error_class, unanswered=not said)
             context.failure = failed
             raise failed from None
         except BaseException:
-            self._count(started, None, None)
+            self._count(started, None, None, unanswered=True)
             raise
         fingerprint = (response.provider_details or {}).get(FINGERPRINT)
         self._count(started, fingerprint == "simulated", None, response)
@@ -94,6 +95,8 @@ class MeteredModel(WrapperModel):
         simulated: bool | None,
         error_class: ErrorClass | None,
         response: ModelResponse | None = None,
+        *,
+        unanswered: bool = False,
     ) -> None:
         context = self._context
         context.meter.add(
@@ -107,6 +110,7 @@ class MeteredModel(WrapperModel):
                 cached_input_tokens=response.usage.cache_read_tokens if response else 0,
                 seconds=monotonic() - started,
                 error_class=error_class,
+                unanswered=unanswered,
             )
         )
 

@@ -12,8 +12,8 @@ from pydantic_ai.settings import ModelSettings
 
 from corral.api.agent import AgentSpec
 from corral.api.errors import ErrorClass
-from corral.api.model import ModelSpec
-from corral.worker.addresses import OWN_PROTOCOL, unsupported
+from corral.api.model import OWN_PROTOCOL, ModelSpec
+from corral.worker.addresses import unsupported
 from corral.worker.calls import CallContext, MeteredModel
 from corral.worker.failures import classify
 from corral.worker.keys import KeySource

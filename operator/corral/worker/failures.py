@@ -36,6 +36,14 @@ _CLASSES: tuple[tuple[type[Exception], ErrorClass, str], ...] = (
     (ai.ModelConnectionError, ErrorClass.MODEL_UNAVAILABLE, "could not be reached"),
     (ai.ContentFilterError, ErrorClass.REJECTED, "ended the answer with its content filter"),
 )
+_REFUSALS = (
+    ai.ModelHTTPError,
+    ai.ModelAuthenticationError,
+    ai.ModelQuotaExceededError,
+    ai.ModelRateLimitError,
+    ai.ModelNotFoundError,
+    ai.ModelRequestRejectedError,
+)
 
 
 def classify(error: Exception, model_ref: str, key: str | None) -> AttemptFailedError:
@@ -61,6 +69,11 @@ def classify(error: Exception, model_ref: str, key: str | None) -> AttemptFailed
     return AttemptFailedError(
         ErrorClass.MODEL_UNAVAILABLE, f"A call of Model {model_ref} failed: {type(error).__name__}."
     )
+
+
+def answered(error: Exception) -> bool:
+    """Whether the provider refused the call, which it then does not bill."""
+    return isinstance(error, _REFUSALS)
 
 
 def _by_status(status: int) -> tuple[ErrorClass, str]:

@@ -39,6 +39,8 @@ class ModelCall:
     cached_input_tokens: int = 0
     seconds: float = 0.0
     error_class: ErrorClass | None = None
+    unanswered: bool = False
+    """Nobody knows what it used: it timed out, was cut off or cancelled. A refusal is an answer."""
 
 
 CallObserver = Callable[[ModelCall], None]
@@ -61,9 +63,15 @@ class UsageMeter:
         """Counts a call."""
         key = (call.model_ref, call.simulated)
         self._names.setdefault(key, (call.provider, call.model))
-        total = self._totals.setdefault(key, [0, 0, 0, 0])
+        total = self._totals.setdefault(key, [0, 0, 0, 0, 0])
         for index, count in enumerate(
-            (1, call.input_tokens, call.output_tokens, call.cached_input_tokens)
+            (
+                1,
+                call.input_tokens,
+                call.output_tokens,
+                call.cached_input_tokens,
+                int(call.unanswered),
+            )
         ):
             total[index] += count
         if self._observe is not None:
@@ -80,6 +88,7 @@ class UsageMeter:
                 input_tokens=str(total[1]),
                 output_tokens=str(total[2]),
                 cached_input_tokens=str(total[3]),
+                unanswered=str(total[4]),
                 simulated=key[1],
             )
             for key, total in self._totals.items()

@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic_ai.models import Model
 
-from corral.api.model import ModelSpec
-from corral.worker.addresses import OPENAI_COMPATIBLE
+from corral.api.model import OPENAI_COMPATIBLE, ModelSpec
 
 FINGERPRINT = "system_fingerprint"
 """Where an OpenAI-compatible answer's fingerprint is kept in ``provider_details``."""

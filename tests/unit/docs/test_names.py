@@ -136,6 +136,9 @@ AGENT: dict[str, dict[str, object]] = {
 MODEL: dict[str, dict[str, object]] = {
     "spec.limits": {"limits": {}},
     "spec.circuitBreaker": {"circuitBreaker": {}},
+    "spec.simulation.script[].toolCalls": {
+        "simulation": {"script": [{"match": "x", "toolCalls": [{"name": "t"}]}]}
+    },
 }
 
 
@@ -159,7 +162,8 @@ def test_the_readme_lists_what_is_not_supported_and_nothing_else() -> None:
         assert [p.field for p in agent_problems(agent, {})] == [field]
     for field, fields in MODEL.items():
         model = ModelSpec.model_validate({"provider": "openai", "name": "n", **fields})
-        assert [p.field for p in model_problems(model)] == [field]
+        found = [re.sub(r"\[\d+\]", "[]", p.field) for p in model_problems(model)]
+        assert found == [field]
 
 
 def first_cells(page: str, header: str) -> set[str]:

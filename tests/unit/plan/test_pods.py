@@ -177,3 +177,48 @@ def test_a_default_pools_name_always_fits(name: str) -> None:
     assert len(made) <= POOL_NAME_LIMIT
     assert made.endswith("-default")
     assert made != default_pool_name(name[:-1] + "y")
+
+
+@pytest.mark.parametrize(
+    ("given", "requests", "limits"),
+    [
+        ({}, {"cpu": "50m", "memory": "160Mi"}, {"memory": "512Mi"}),
+        (
+            {"requests": {"memory": "1Gi"}},
+            {"cpu": "50m", "memory": "1Gi"},
+            {"memory": "1Gi"},
+        ),
+        (
+            {"limits": {"memory": "100Mi", "cpu": "0.01"}},
+            {"cpu": "0.01", "memory": "100Mi"},
+            {"memory": "100Mi", "cpu": "0.01"},
+        ),
+        (
+            {"requests": {"cpu": "2", "example.dev/gpu": "1"}, "limits": {"memory": "2G"}},
+            {"cpu": "2", "memory": "160Mi", "example.dev/gpu": "1"},
+            {"memory": "2G"},
+        ),
+    ],
+)
+def test_what_the_pool_does_not_say_of_resources_fits_to_what_it_says(
+    given: dict[str, object], requests: dict[str, str], limits: dict[str, str]
+) -> None:
+    (container,) = pod(template={"resources": given})["spec"]["containers"]
+    assert container["resources"] == {"requests": requests, "limits": limits}
+
+
+def test_the_environment_of_a_pool_reaches_the_worker_but_for_its_identity() -> None:
+    env = [{"name": "POD_UID", "value": "forged"}, {"name": "HTTPS_PROXY", "value": "http://p"}]
+    (container,) = pod(template={"env": env})["spec"]["containers"]
+    found = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert found == {"POD_UID": None, "POD_NAME": None, "HTTPS_PROXY": "http://p"}
+
+
+def test_a_bad_schema_and_a_bad_pattern_are_found_before_anything_runs() -> None:
+    agent = AgentSpec.model_validate({"modelRef": {"name": "m"}, "outputSchema": {"type": "x"}})
+    (problem,) = agent_problems(agent, {"m": ModelSpec.model_validate(MODEL)})
+    assert problem.field == "spec.outputSchema"
+    script = [{"match": "fine"}, {"match": "("}]
+    model = {"provider": "simulated", "simulation": {"script": script}}
+    (problem,) = model_problems(ModelSpec.model_validate(model))
+    assert problem.field == "spec.simulation.script[1].match"

@@ -181,7 +181,12 @@ class World:
 
         # An attempt starts once, with its rule holding, and within every bound.
         assert not payloads.keys() & self.sent.keys()
-        assert not (payloads and (self.spec.suspend or self.spec.shutdown == "Terminate"))
+        assert not (
+            payloads
+            and (
+                (self.spec.suspend and not self.spec.shutdown) or self.spec.shutdown == "Terminate"
+            )
+        )
         for name, step in steps.items():
             if step.queued is not None:
                 assert self.trigger(self.specs[name], rows) is Trigger.HOLDS

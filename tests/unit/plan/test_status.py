@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 import zlib
 
 import pytest
@@ -216,7 +217,11 @@ def test_a_missing_agent_of_an_exit_step_is_named_after_a_stop() -> None:
 
 def test_an_invalid_run_is_stalled_with_all_that_is_wrong() -> None:
     spec = spec_of(f"steps: [{', '.join(f'{{name: s{i}, transform: $(n)}}' for i in range(7))}]")
-    status = stalled_status(workflow_problems(spec), RUN_ID, WorkflowStatus(), 1, T0)
+    status = stalled_status(spec, workflow_problems(spec), RUN_ID, WorkflowStatus(), 1, T0)
+    assert [(row.name, row.phase) for row in status.steps or []] == [
+        (f"s{i}", "Pending") for i in range(7)
+    ]
+    assert status.progress == "0/7"
     assert status.phase == "Pending"
     assert (status.message or "").startswith("spec.steps[0].transform: step 's0': n: ")
     assert (status.message or "").endswith("; and 2 more")
@@ -226,7 +231,7 @@ def test_an_invalid_run_is_stalled_with_all_that_is_wrong() -> None:
         "Reconciling": "False",
         "Stalled": "True",
     }
-    again = stalled_status(workflow_problems(spec), RUN_ID, status, 1, T0 + 60)
+    again = stalled_status(spec, workflow_problems(spec), RUN_ID, status, 1, T0 + 60)
     assert again == status
 
 
@@ -292,3 +297,11 @@ def test_what_a_running_attempt_was_sent_can_be_rendered_again() -> None:
 
 def test_an_empty_run_has_an_empty_journal() -> None:
     assert from_journal(to_journal(Run(run_id="r"))) == Run(run_id="r")
+
+
+def test_a_status_is_made_of_a_run_of_any_size_so_that_it_can_be_told_to_be_too_large() -> None:
+    noise = random.Random(1).randbytes(100_000).hex()
+    steps = [f"- {{name: s{n}, transform: $(arguments.t.substring({n}))}}" for n in range(12)]
+    sim = Simulation("\n".join([f"arguments: {{t: '{noise}'}}", "steps:", *steps]))
+    sim.end()
+    assert len(sim.status.journal or "") > 1_000_000

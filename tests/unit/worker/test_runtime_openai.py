@@ -105,6 +105,7 @@ async def test_text_comes_back_with_its_usage_marked_as_simulated(bench: Bench) 
         "inputTokens": "7",
         "outputTokens": "3",
         "cachedInputTokens": "0",
+        "unanswered": "0",
         "simulated": True,
     }
 
@@ -238,6 +239,7 @@ async def test_a_model_that_hangs_is_unavailable_after_the_models_timeout(bench:
     assert outcome.error is not None
     assert outcome.error.error_class is ErrorClass.MODEL_UNAVAILABLE
     assert "200ms" in outcome.error.message
+    assert (outcome.usage[0].requests, outcome.usage[0].unanswered) == ("1", "1")
 
 
 async def test_no_server_at_all_is_model_unavailable(bench: Bench) -> None:
@@ -246,6 +248,7 @@ async def test_no_server_at_all_is_model_unavailable(bench: Bench) -> None:
     assert outcome.error is not None
     assert outcome.error.error_class is ErrorClass.MODEL_UNAVAILABLE
     assert not outcome.usage[0].simulated
+    assert outcome.usage[0].unanswered == "1"
 
 
 async def test_the_attempts_timeout_keeps_the_usage_until_then(bench: Bench) -> None:
@@ -262,7 +265,7 @@ async def test_the_attempts_timeout_keeps_the_usage_until_then(bench: Bench) -> 
     assert outcome.error.error_class is ErrorClass.TIMEOUT
     [usage] = outcome.usage
     assert (usage.requests, usage.input_tokens, usage.output_tokens) == ("2", "11", "5")
-    assert usage.simulated
+    assert (usage.simulated, usage.unanswered) == (True, "1")
 
 
 async def test_a_failure_after_an_answered_call_keeps_that_calls_usage(bench: Bench) -> None:
@@ -271,6 +274,7 @@ async def test_a_failure_after_an_answered_call_keeps_that_calls_usage(bench: Be
     assert outcome.error is not None
     assert outcome.error.error_class is ErrorClass.MODEL_UNAVAILABLE
     assert (outcome.usage[0].requests, outcome.usage[0].input_tokens) == ("2", "11")
+    assert outcome.usage[0].unanswered == "0", "a refusal is an answer, and not billed"
 
 
 async def test_a_cancelled_attempt_leaves_its_usage_in_the_meter(bench: Bench) -> None:
@@ -282,7 +286,7 @@ async def test_a_cancelled_attempt_leaves_its_usage_in_the_meter(bench: Bench) -
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [usage.requests for usage in meter.usage()] == ["1"]
+    assert [(usage.requests, usage.unanswered) for usage in meter.usage()] == [("1", "1")]
 
 
 async def test_a_wrong_key_is_auth_and_is_not_shown(bench: Bench) -> None:

@@ -46,6 +46,7 @@ async def test_an_attempt_comes_back_with_its_output_and_report() -> None:
             "inputTokens": "50",
             "outputTokens": "20",
             "cachedInputTokens": "0",
+            "unanswered": "0",
             "simulated": True,
         }
     ]
