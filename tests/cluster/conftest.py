@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -17,12 +18,26 @@ def _a_cluster_is_there() -> None:
 _count = iter(range(10_000))
 
 
-@pytest.fixture
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A fresh namespace under restricted Pod Security; deleted afterwards."""
+@contextmanager
+def fresh_namespace() -> Iterator[Cluster]:
+    """A namespace under restricted Pod Security; deleted afterwards."""
     name = f"test-{os.getpid()}-{next(_count)}"
     made = Cluster(name)
     made.kubectl("create", "namespace", name)
     made.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
     yield made
     made.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A namespace for one test."""
+    with fresh_namespace() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def team() -> Iterator[Cluster]:
+    """A namespace for a module: its tests share the Agents in it, and no Workflow."""
+    with fresh_namespace() as made:
+        yield made

@@ -432,7 +432,9 @@ def started(cluster: Any, policies: None) -> str:
     """A Workflow that the operator has started, and that goes on for longer than any test."""
     waits = "steps: [{name: a, wait: {duration: 1h}}]\nparallelism: 3"
     create(cluster, workflow(waits, name="started"))
-    cluster.wait("workflow", "started", lambda w: w["status"]["startedAt"], "started")
+    cluster.wait(
+        "workflow", "started", lambda w: bool(w.get("status", {}).get("startedAt")), "started"
+    )
     return "workflow/started"
 
 

@@ -176,6 +176,8 @@ class Usage(Resource):
     """Tokens sent."""
     output_tokens: int = 0
     """Tokens received."""
+    total_tokens: int = 0
+    """Both together."""
     cost_usd: CostText | None = None
     """What the priced calls cost, in US dollars."""
     unpriced_requests: int = 0

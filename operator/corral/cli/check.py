@@ -1,16 +1,12 @@
 """Everything that can be told to be wrong with a set of manifests without a cluster."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-
-from jsonschema import Draft202012Validator, SchemaError
 
 from corral.api.agent import AgentSpec
 from corral.api.errors import Reason
 from corral.api.model import ModelSpec
 from corral.api.pool import PoolSpec
-from corral.api.types import JsonSchema
 from corral.api.workflow import WorkflowSpec
 from corral.cli.findings import Finding, finding
 from corral.cli.manifests import Document, ManifestSyntaxError, documents, parse_path, read
@@ -122,29 +118,8 @@ def _problems(loaded: Loaded, checked: Checked) -> Iterator[Problem]:
                 about_model = problem.message.startswith("Model ")
                 if problem.reason is not Reason.MODEL_NOT_FOUND and not about_model:
                     yield problem
-            if spec.output_schema is not None:
-                yield from _schema_problems(spec.output_schema)
         case ModelSpec() as spec:
             yield from model_problems(spec)
-            yield from _script_problems(spec)
-
-
-def _schema_problems(schema: JsonSchema) -> Iterator[Problem]:
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        yield Problem("spec.outputSchema", f"is no JSON Schema: {error.message}")
-
-
-def _script_problems(spec: ModelSpec) -> Iterator[Problem]:
-    script = (spec.simulation.script if spec.simulation else None) or []
-    for index, rule in enumerate(script):
-        try:
-            re.compile(rule.match)
-        except re.error as error:
-            yield Problem(
-                f"spec.simulation.script[{index}].match", f"is no regular expression: {error}"
-            )
 
 
 def _missing_references(loaded: Loaded, checked: Checked) -> Iterator[Finding]:

@@ -281,10 +281,13 @@ def _in_cluster(settings: Any, kubeconfig: str | None, error: Exception) -> str:
         load: Any = config.load_incluster_config
         load(client_configuration=settings)
         return account.read_text().strip()
+    if kubeconfig is not None and not Path(kubeconfig).exists():
+        raise CliError(f"there is no kubeconfig {kubeconfig}", Exit.USAGE) from None
     said = str(error).strip().splitlines()
     raise CliError(
         f"there is no usable kubeconfig: {said[0] if said else type(error).__name__} "
-        "(which cluster: KUBECONFIG, --kubeconfig, --context)"
+        "(which cluster: KUBECONFIG, --kubeconfig, --context)",
+        Exit.USAGE,
     ) from None
 
 

@@ -7,7 +7,6 @@ every pass (``follow``, ``cancel``), so that nothing depends on what an earlier 
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,6 +22,8 @@ from corral.telemetry.logs import log_context
 log = logging.getLogger(__name__)
 
 ACK_DELAY = 0.1
+MAX_GONE = 4096
+"""Pods that are remembered as gone."""
 
 Book = Callable[[AttemptReport], Consumption]
 """Prices what an attempt used."""
@@ -46,7 +47,7 @@ class Attempts:
         self._cancelling: dict[str, asyncio.Task[None]] = {}
         self._acks: dict[str, tuple[Worker, set[str]]] = {}
         self._ack_tasks: dict[str, asyncio.Task[None]] = {}
-        self._lost: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._lost: dict[str, asyncio.Event] = {}
 
     def knows(self, attempt_id: str) -> bool:
         """Whether the attempt is followed, being cancelled, or about to be acknowledged."""
@@ -85,13 +86,18 @@ class Attempts:
         try:
             with log_context(correlation_id=correlation_id, attempt_id=payload.attempt_id):
                 task = await self._until_ended(payload, correlation_id)
-                deliver(_result(task, worker, book))
+                deliver(_result(payload.attempt_id, task, worker, book))
         except RefusedError as refused:
             log.warning("attempt %s was refused: %s", payload.attempt_id, refused)
             deliver(_lost(payload.attempt_id, worker, _class_of(refused), str(refused)))
         except WorkerGoneError:
             message = f"worker {worker.pod} is gone"
             deliver(_lost(payload.attempt_id, worker, ErrorClass.WORKER_LOST, message))
+        except Exception as error:
+            # Never without a word: nobody would follow the attempt before its deadline.
+            log.exception("attempt %s can't be followed", payload.attempt_id)
+            message = f"the worker's answer can't be understood: {type(error).__name__}"
+            deliver(_lost(payload.attempt_id, worker, ErrorClass.INTERNAL, message))
 
     async def _until_ended(self, payload: Payload, correlation_id: str | None) -> Task:
         async def once() -> Task:
@@ -126,7 +132,7 @@ class Attempts:
 
     async def _while_alive(self, worker: Worker, call: Callable[[], Awaitable[Any]]) -> Any:
         """Calls, and stops waiting for the answer once the pod is known to be gone."""
-        lost = asyncio.ensure_future(self._lost[worker.uid].wait())
+        lost = asyncio.ensure_future(self._lost_event(worker.uid).wait())
         answer = asyncio.ensure_future(call())
         try:
             await asyncio.wait({lost, answer}, return_when=asyncio.FIRST_COMPLETED)
@@ -146,7 +152,7 @@ class Attempts:
             raise
 
     async def _is_gone(self, worker: Worker) -> bool:
-        if self._lost[worker.uid].is_set():
+        if self._lost_event(worker.uid).is_set():
             return True
         if await self._gone(worker):
             self.worker_gone(worker.uid)
@@ -155,12 +161,16 @@ class Attempts:
 
     def worker_gone(self, uid: str) -> None:
         """Tells that a pod is gone for good."""
-        self._lost[uid].set()
+        self._lost_event(uid).set()
         self._acks.pop(uid, None)
+        # Who still waits holds the event; who asks later is told by the API server.
+        gone = sum(event.is_set() for event in self._lost.values())
+        if gone > MAX_GONE:
+            for old in [key for key, event in self._lost.items() if event.is_set()][: gone // 2]:
+                del self._lost[old]
 
-    def forget_worker(self, uid: str) -> None:
-        """Frees what is kept about a pod that nothing refers to any more."""
-        self._lost.pop(uid, None)
+    def _lost_event(self, uid: str) -> asyncio.Event:
+        return self._lost.setdefault(uid, asyncio.Event())
 
     def cancel(self, attempt_id: str, worker: Worker, book: Book, deliver: Deliver | None) -> None:
         """Cancels; ``deliver`` gets what was used. Without it the result is acknowledged unread."""
@@ -191,23 +201,33 @@ class Attempts:
         if deliver is None:
             if task is not None:
                 self.ack(attempt_id, worker)
-        elif task is None:
-            deliver(_lost(attempt_id, worker, ErrorClass.WORKER_LOST, "cancelled"))
-        else:
-            deliver(_result(task, worker, book))
+            return
+        result = _lost(attempt_id, worker, ErrorClass.WORKER_LOST, "cancelled")
+        if task is not None:
+            try:
+                result = _result(attempt_id, task, worker, book)
+            except Exception:
+                log.exception("what %s used can't be understood", attempt_id)
+        deliver(result)
 
     def ack(self, attempt_id: str, worker: Worker) -> None:
         """Tells the worker, a little later and together with others, that a result is recorded."""
-        if self._lost[worker.uid].is_set():
+        if self._lost_event(worker.uid).is_set():
             return
         self._acks.setdefault(worker.uid, (worker, set()))[1].add(attempt_id)
         if worker.uid not in self._ack_tasks:
             task = asyncio.create_task(self._flush_acks(worker), name=f"ack {worker.pod}")
             self._ack_tasks[worker.uid] = task
-            task.add_done_callback(lambda _: self._ack_tasks.pop(worker.uid, None))
 
     async def _flush_acks(self, worker: Worker) -> None:
-        await asyncio.sleep(ACK_DELAY)
+        try:
+            await asyncio.sleep(ACK_DELAY)
+            await self._send_acks(worker)
+        finally:
+            # In the same step as finding nothing left: an ack after it makes a task of its own.
+            self._ack_tasks.pop(worker.uid, None)
+
+    async def _send_acks(self, worker: Worker) -> None:
         while (waiting := self._acks.get(worker.uid)) and waiting[1]:
             batch = sorted(waiting[1])
 
@@ -242,14 +262,16 @@ def _lost(attempt_id: str, worker: Worker, error: ErrorClass, message: str) -> R
     return Result(attempt_id, worker.uid, Consumption(), None, error, message)
 
 
-def _result(task: Task, worker: Worker, book: Book) -> Result:
+def _result(attempt_id: str, task: Task, worker: Worker, book: Book) -> Result:
     report = task.report
+    if (report.attempt_id, report.pod_uid) != (attempt_id, worker.uid):
+        raise ValueError(f"the report is of {report.attempt_id} on {report.pod_uid}")
     used = book(report)
     if task.succeeded:
-        return Result(report.attempt_id, worker.uid, used, task.output())
+        return Result(attempt_id, worker.uid, used, task.output())
     error = report.error
     return Result(
-        report.attempt_id,
+        attempt_id,
         worker.uid,
         used,
         None,

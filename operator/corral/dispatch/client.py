@@ -27,6 +27,8 @@ from corral.plan.state import Worker, effect_key
 
 WAIT_SECONDS = 25
 _TIMEOUT = httpx.Timeout(35.0, connect=2.0)
+_MAX_ANSWER = 64 * 2**20
+"""Bytes of one answer: an inventory of many results, not of one output."""
 _FINAL = frozenset(
     {"TASK_STATE_COMPLETED", "TASK_STATE_FAILED", "TASK_STATE_CANCELED", "TASK_STATE_REJECTED"}
 )
@@ -76,12 +78,19 @@ class Task:
 class WorkerClient:
     """Calls to workers. ``token`` gives the token for a pod UID, ``epoch`` the leader's epoch.
 
-    All calls raise ``RefusedError`` and ``WorkerUnreachableError``.
+    ``token`` may raise ``WorkerUnreachableError``; ``refused_token`` is told that a worker took a
+    token for none. All calls raise ``RefusedError`` and ``WorkerUnreachableError``.
     """
 
-    def __init__(self, token: Callable[[str], Awaitable[str]], epoch: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        token: Callable[[str], Awaitable[str]],
+        epoch: Callable[[], int],
+        refused_token: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._token = token
         self._epoch = epoch
+        self._refused_token = refused_token
         # aiohttp's transport: httpx' own pool costs 20 ms of CPU a call with 128 calls open.
         self._http = HttpxAiohttpClient(
             timeout=_TIMEOUT,
@@ -138,11 +147,11 @@ class WorkerClient:
 
     async def inventory(self, worker: Worker) -> Inventory:
         """What the worker holds."""
-        return Inventory.model_validate(await self._call(worker, "GET", INVENTORY_PATH))
+        return _inventory(await self._call(worker, "GET", INVENTORY_PATH))
 
     async def drain(self, worker: Worker) -> Inventory:
         """Lets the worker start nothing more."""
-        return Inventory.model_validate(await self._call(worker, "POST", DRAIN_PATH, {}))
+        return _inventory(await self._call(worker, "POST", DRAIN_PATH, {}))
 
     async def _call(
         self, worker: Worker, method: str, path: str, body: Any = None, wait: int | None = None
@@ -153,19 +162,42 @@ class WorkerClient:
             HEADER_EPOCH: str(self._epoch()),
             "A2A-Version": "1.0",
             "A2A-Extensions": EXTENSION,
+            "Accept-Encoding": "identity",
         }
         if wait is not None:
             headers["Prefer"] = f"wait={wait}"
         try:
-            response = await self._http.request(
+            async with self._http.stream(
                 method, worker.url + path, json=body, headers=headers
-            )
-            answer = response.json() if response.content else {}
-        except (httpx.HTTPError, json.JSONDecodeError, OSError) as error:
+            ) as response:
+                content = await _limited(response)
+            answer = json.loads(content) if content else {}
+        except (httpx.HTTPError, ValueError, RecursionError, OSError) as error:
             raise WorkerUnreachableError(f"{method} {path}: {error!r}") from error
+        if response.status_code == 401:
+            # The worker's clock or its keys differ from ours for now: another token may do.
+            self._refused_token(worker.uid)
+            raise WorkerUnreachableError(f"{method} {path}: the worker refused the token")
         if response.status_code >= 400:
             raise _refused(response.status_code, answer)
         return answer if isinstance(answer, dict) else {}
+
+
+async def _limited(response: httpx.Response) -> bytes:
+    """The body, unless a worker that has gone wrong sends more than there may be."""
+    content = bytearray()
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > _MAX_ANSWER:
+            raise ValueError(f"the answer has more than {_MAX_ANSWER} bytes")
+    return bytes(content)
+
+
+def _inventory(body: Mapping[str, Any]) -> Inventory:
+    try:
+        return Inventory.model_validate(body)
+    except ValidationError as error:
+        raise WorkerUnreachableError(f"the answer is no inventory: {error!r}") from error
 
 
 def _refused(status: int, answer: Any) -> RefusedError:

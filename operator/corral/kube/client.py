@@ -4,16 +4,19 @@ The official asyncio client does authentication, TLS and connections; objects st
 the API server sent, because what a newer CRD adds must be written back unchanged.
 """
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from time import time
+from time import monotonic, time
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 from kubernetes.aio import client, config
 
 Json = dict[str, Any]
@@ -72,6 +75,31 @@ LEASES = Kind("coordination.k8s.io", "v1", "leases")
 SERVICE_ACCOUNTS = Kind("", "v1", "serviceaccounts")
 
 
+class EventBudget:
+    """How many Events of type Normal may still be posted: a burst, refilled over time.
+
+    One run tells its story; of a thousand at once it would cost a third of all writes, and bury
+    the warnings.
+    """
+
+    BURST = 25.0
+    PER_SECOND = 1.0
+
+    def __init__(self) -> None:
+        self._left = self.BURST
+        self._at = monotonic()
+
+    def take(self) -> bool:
+        """Whether one more may be posted now."""
+        now = monotonic()
+        self._left = min(self.BURST, self._left + (now - self._at) * self.PER_SECOND)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Kube:
     """Calls to the API server. All of them raise ``ApiError``."""
 
@@ -79,8 +107,11 @@ class Kube:
         self._api = api
         self.writes = 0
         """Calls that change something, for metrics and benchmarks."""
-        self.clock_offset = 0.0
-        """Seconds by which the API server's clock is ahead of this machine's."""
+        self.events = EventBudget()
+        self.may_write: Callable[[], bool] = lambda: True
+        """Whether objects may be written now; a process that does not lead may not."""
+        # Of the API server's clock over the monotonic one: a local clock that jumps moves nothing.
+        self._clock_offset = time() - monotonic()
 
     async def request(
         self,
@@ -95,23 +126,24 @@ class Kube:
         """One call; the answer's JSON."""
         if method != "GET":
             self.writes += 1
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         headers = {"Accept": accept, "Content-Type": content_type}
         await self._api.update_params_for_auth(
             headers, [], ["BearerToken"], path, method, body, request_auth=None
         )
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         try:
-            response = await self._api.rest_client.request(  # type: ignore[no-untyped-call]
-                method, url, headers=headers, body=body, _request_timeout=timeout
-            )
-            raw = await response.read()
-        except (OSError, TimeoutError) as error:
+            async with asyncio.timeout(timeout):
+                async with self._session().request(
+                    method,
+                    url,
+                    headers=headers,
+                    data=data,
+                    server_hostname=self._api.configuration.tls_server_name,
+                ) as response:
+                    raw = await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ApiError(0, "Unreachable", f"{method} {path}: {error!r}") from error
-        except Exception as error:
-            # aiohttp's errors are no OSErrors where a connection broke half-way.
-            if type(error).__module__.startswith("aiohttp"):
-                raise ApiError(0, "Unreachable", f"{method} {path}: {error!r}") from error
-            raise
         self._learn_time(response.headers)
         if response.status >= 400:
             raise _error(method, path, response.status, raw, response.headers)
@@ -121,13 +153,27 @@ class Kube:
         # The Date header has whole seconds: half a second is added on average.
         date = headers.get("Date")
         if date:
-            offset = parsedate_to_datetime(date).timestamp() + 0.5 - time()
-            if abs(offset - self.clock_offset) > 1.0:
-                self.clock_offset = offset if abs(offset) > 1.0 else 0.0
+            offset = parsedate_to_datetime(date).timestamp() + 0.5 - monotonic()
+            if abs(offset - self._clock_offset) > 1.0:
+                self._clock_offset = offset
 
     def now(self) -> float:
         """The API server's time, in seconds since the epoch."""
-        return time() + self.clock_offset
+        return monotonic() + self._clock_offset
+
+    def _session(self) -> aiohttp.ClientSession:
+        """The client's own connections, without its second encoding and logging of bodies."""
+        rest = self._api.rest_client
+        if rest.pool_manager is None:
+            rest.pool_manager = rest._create_pool_manager()
+        session: aiohttp.ClientSession = rest.pool_manager
+        return session
+
+    async def _write(self, method: str, path: str, body: Json) -> Json:
+        """A call that changes an object. Refused here, unanswered, where another may lead."""
+        if not self.may_write():
+            raise ApiError(0, "NotLeading", f"{method} {path}: the lease was not renewed in time")
+        return await self.request(method, path, body)
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Json:
         """The newest state of an object (a quorum read)."""
@@ -162,23 +208,18 @@ class Kube:
 
     async def create(self, kind: Kind, namespace: str, body: Json) -> Json:
         """Makes an object; ``ApiError.conflict`` where the name is taken."""
-        return await self.request("POST", kind.path(namespace), body)
+        return await self._write("POST", kind.path(namespace), body)
 
     async def put_status(self, kind: Kind, obj: Json) -> Json:
         """Replaces an object's status, if it is still as it was read."""
         meta = obj["metadata"]
-        return await self.request("PUT", kind.path(meta["namespace"], meta["name"], "/status"), obj)
-
-    async def put(self, kind: Kind, obj: Json) -> Json:
-        """Replaces an object, if it is still as it was read."""
-        meta = obj["metadata"]
-        return await self.request("PUT", kind.path(meta["namespace"], meta["name"]), obj)
+        return await self._write("PUT", kind.path(meta["namespace"], meta["name"], "/status"), obj)
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """Deletes the object of that UID; that it is gone already is no error."""
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         try:
-            await self.request("DELETE", kind.path(namespace, name), body)
+            await self._write("DELETE", kind.path(namespace, name), body)
         except ApiError as error:
             if not (error.not_found or error.conflict):
                 raise
@@ -199,6 +240,12 @@ def _error(method: str, path: str, status: int, raw: bytes, headers: Mapping[str
     )
 
 
+def _proxy(host: str) -> str | None:
+    """The proxy that the environment names for the API server."""
+    server = urlsplit(host)
+    return None if proxy_bypass(server.hostname or "") else getproxies().get(server.scheme)
+
+
 @asynccontextmanager
 async def connect() -> AsyncIterator[Kube]:
     """A client for the cluster this runs in, else for the current kubeconfig's context."""
@@ -212,5 +259,10 @@ async def connect() -> AsyncIterator[Kube]:
             client_configuration=configuration
         )
     configuration.connection_pool_maxsize = 64
+    # Else aiohttp reads .netrc and the environment's proxies anew for every single call.
+    configuration.client_session_kwargs = {
+        "trust_env": False,
+        "proxy": _proxy(configuration.host),
+    }
     async with client.ApiClient(configuration) as api:
         yield Kube(api)

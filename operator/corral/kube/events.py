@@ -1,5 +1,6 @@
 """Events: what a person looks for with ``kubectl describe`` or ``kubectl events``."""
 
+import asyncio
 import logging
 from datetime import UTC, datetime
 from typing import Literal
@@ -10,6 +11,10 @@ from corral.plan.names import OPERATOR, digest
 log = logging.getLogger(__name__)
 
 
+_posting: set[asyncio.Task[None]] = set()
+_AT_ONCE = 64
+
+
 async def post_event(
     kube: Kube,
     about: Json,
@@ -18,10 +23,16 @@ async def post_event(
     message: str,
     action: str = "Reconcile",
 ) -> None:
-    """Posts an Event about an object; what can't be posted is logged and forgotten."""
+    """Has an Event posted about an object; the pass does not wait for it.
+
+    What can't be posted is logged and forgotten, as are Events beyond what may be under way.
+    """
+    if (kind == "Normal" and not kube.events.take()) or len(_posting) >= _AT_ONCE:
+        log.info("no Event: %s %s: %s", about["metadata"]["name"], reason, message)
+        return
     meta = about["metadata"]
     now = datetime.now(UTC)
-    body = {
+    body: Json = {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {
@@ -43,7 +54,13 @@ async def post_event(
             "uid": meta["uid"],
         },
     }
-    try:
-        await kube.create(EVENTS, meta["namespace"], body)
-    except ApiError as error:
-        log.warning("an Event was not posted: %s", error)
+
+    async def post() -> None:
+        try:
+            await kube.create(EVENTS, body["metadata"]["namespace"], body)
+        except ApiError as error:
+            log.warning("an Event was not posted: %s", error)
+
+    task = asyncio.create_task(post(), name=f"event {reason}")
+    _posting.add(task)
+    task.add_done_callback(_posting.discard)

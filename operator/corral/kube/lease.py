@@ -2,14 +2,17 @@
 
 The client's own elector is not (a hung GET leaves leader code running on an expired lease). Here
 the monotonic clock decides; every request is bounded by half the renew deadline; any exception is
-a failed renewal; and a watchdog thread ends the process when the event loop itself hangs. A
-takeover adds one to ``leaseTransitions``: that number is the epoch that workers check.
+a failed renewal. A takeover adds one to ``leaseTransitions``: that number is the epoch.
+
+Nothing has to be stopped in time when the lease runs out, not even by a process that was frozen:
+``held`` is asked before every write to the API server (which checks resource versions besides),
+and workers refuse an epoch lower than the highest they have seen. So an API server that is away
+for longer than the lease ends nobody: once it is back, the holder renews and goes on, unless
+somebody took the lease, which the epoch in it tells.
 """
 
 import asyncio
 import logging
-import os
-import threading
 import time
 from datetime import UTC, datetime
 
@@ -20,6 +23,10 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 12
 RENEW_DEADLINE = 8.0
 RETRY_PERIOD = 2.0
+FIRST_EPOCH = 1_750_000_000
+"""Subtracted from the time at which a Lease is made: the epoch in it, higher than any before.
+
+Somebody may delete the Lease, and workers remember its last epoch."""
 
 
 class Lease:
@@ -63,23 +70,29 @@ class Lease:
         except ApiError as error:
             if not error.not_found:
                 raise
+            epoch = max(1, int(time.time()) - FIRST_EPOCH)
             lease = {
                 "apiVersion": "coordination.k8s.io/v1",
                 "kind": "Lease",
                 "metadata": {"name": self._name, "namespace": self._namespace},
-                "spec": self._spec(1),
+                "spec": self._spec(epoch),
             }
-            await self._kube.create(LEASES, self._namespace, lease)
-            self._took(1, started)
+            # Not Kube.create, which only a leader may call.
+            await self._kube.request("POST", LEASES.path(self._namespace), lease)
+            self._took(epoch, started)
             return True
         spec = lease.get("spec", {})
         holder = spec.get("holderIdentity") or ""
         if holder not in ("", self._identity) and not self._expired(spec):
             return False
         epoch = int(spec.get("leaseTransitions") or 0) + 1
-        await self._kube.put(LEASES, {**lease, "spec": self._spec(epoch)})
+        await self._put({**lease, "spec": self._spec(epoch)})
         self._took(epoch, started)
         return True
+
+    async def _put(self, lease: Json) -> None:
+        """Refused by the API server if somebody wrote since the lease was read."""
+        await self._kube.request("PUT", LEASES.path(self._namespace, self._name), lease)
 
     def _expired(self, spec: Json) -> bool:
         """Whether the lease has not changed for its duration, by this process's own clock."""
@@ -104,8 +117,8 @@ class Lease:
         self._renewed_at = started
 
     async def hold(self) -> None:
-        """Renews until the lease is lost, then returns. Run ``watch_over`` beside it."""
-        while self.held:
+        """Renews until somebody else has taken the lease, or deleted it; then returns."""
+        while True:
             await asyncio.sleep(RETRY_PERIOD)
             started = time.monotonic()
             try:
@@ -117,10 +130,12 @@ class Lease:
                         log.error("somebody else took the lease")
                         break
                     renewed = {**spec, "renewTime": self._spec(0)["renewTime"]}
-                    await self._kube.put(LEASES, {**lease, "spec": renewed})
+                    await self._put({**lease, "spec": renewed})
                     self._renewed_at = started
             except (ApiError, TimeoutError) as error:
-                log.warning("the lease was not renewed: %s", error)
+                log.warning("the lease was not renewed: %r", error)
+                if isinstance(error, ApiError) and error.not_found:
+                    break
         self.epoch = 0
 
     async def release(self) -> None:
@@ -131,19 +146,7 @@ class Lease:
             async with asyncio.timeout(2):
                 lease = await self._kube.get(LEASES, self._namespace, self._name)
                 if lease.get("spec", {}).get("holderIdentity") == self._identity:
-                    await self._kube.put(LEASES, {**lease, "spec": self._spec(self.epoch, "")})
+                    await self._put({**lease, "spec": self._spec(self.epoch, "")})
         except (ApiError, TimeoutError) as error:
             log.warning("the lease was not released: %s", error)
         self.epoch = 0
-
-    def watch_over(self) -> None:
-        """Ends the process from a thread once the lease is lost, also when the loop hangs."""
-
-        def watchdog() -> None:
-            while True:
-                time.sleep(0.5)
-                if self._renewed_at and time.monotonic() - self._renewed_at > RENEW_DEADLINE + 1:
-                    log.critical("the lease is lost and the process still runs: ending it")
-                    os._exit(1)
-
-        threading.Thread(target=watchdog, name="lease-watchdog", daemon=True).start()

@@ -5,6 +5,7 @@ pod's UID; a worker checks them with the API server's public keys, which it is g
 made. So there is no shared secret, and a token that leaks from one worker opens no other.
 """
 
+import asyncio
 import base64
 import json
 import time
@@ -25,6 +26,7 @@ class Tokens:
         self._kube = kube
         self._namespace = namespace
         self._tokens: dict[str, tuple[str, float]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
         self._jwks: dict[str, Any] | None = None
         self._issuer = ""
 
@@ -34,12 +36,19 @@ class Tokens:
         Raises:
             ApiError: the API server gave none.
         """
+        if token := self._known(pod_uid):
+            return token
+        # A new worker is sent many attempts at once: one of them asks.
+        async with self._locks.setdefault(pod_uid, asyncio.Lock()):
+            if token := self._known(pod_uid):
+                return token
+            token = await self._request(pod_uid)
+            self._tokens[pod_uid] = (token, time.monotonic() + LIFETIME - RENEW_BEFORE)
+            return token
+
+    def _known(self, pod_uid: str) -> str | None:
         found = self._tokens.get(pod_uid)
-        if found and found[1] > time.monotonic():
-            return found[0]
-        token = await self._request(pod_uid)
-        self._tokens[pod_uid] = (token, time.monotonic() + LIFETIME - RENEW_BEFORE)
-        return token
+        return found[0] if found and found[1] > time.monotonic() else None
 
     async def _request(self, audience: str) -> str:
         answer = await self._kube.request(
@@ -54,7 +63,9 @@ class Tokens:
         return str(answer["status"]["token"])
 
     def forget(self, pod_uid: str) -> None:
+        """Drops what is kept about a worker that is gone, or that refused its token."""
         self._tokens.pop(pod_uid, None)
+        self._locks.pop(pod_uid, None)
 
     async def identity(self) -> OperatorIdentity:
         """What a worker needs in order to know this operator's tokens.

@@ -54,7 +54,7 @@ class Engine:
                 continue
             if rule.times is not None and self._used[index] >= rule.times:
                 continue
-            searched = request.last_user if rule.on == "lastUser" else request.conversation
+            searched = request.last_user if rule.search == "lastUser" else request.conversation
             if rule.found_in(searched):
                 self._used[index] += 1
                 return index, rule

@@ -33,7 +33,7 @@ class Rule(Resource):
 
     match: str = ""
     """An unanchored regular expression; empty matches everything."""
-    on: Annotated[str, Field(pattern=r"^(lastUser|conversation)$")] = "lastUser"
+    search: Annotated[str, Field(pattern=r"^(lastUser|conversation)$")] = "lastUser"
     """What is searched: the last user message, or the text of all messages."""
     model: str | None = None
     """Only requests for this model."""

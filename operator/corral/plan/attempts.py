@@ -103,7 +103,7 @@ def _attempt_failed(
 def expire(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> None:
     """Gives up attempts whose worker should have ended them long ago."""
     for spec, index, node in list(running_nodes(specs, steps)):
-        backstop = (node.deadline or p.now) + BACKSTOP
+        backstop = max((node.deadline or p.now) + BACKSTOP, p.patience_until)
         if backstop > p.now:
             p.wake.append(backstop)
             continue

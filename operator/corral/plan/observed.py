@@ -83,6 +83,8 @@ class Pass:
     agents: Mapping[str, AgentView]
     now: float
     results: Sequence[Result] = ()
+    patience_until: float = 0.0
+    """Until when no attempt is given up as late: its result may still be on its worker."""
     scope: Scope = field(init=False)
     wake: list[float] = field(default_factory=list)
     """Moments at which something may be due."""

@@ -1,6 +1,7 @@
 """The pods of a pool, as manifests."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from corral.api.agent import AgentSpec
@@ -14,7 +15,7 @@ from corral.api.attempt import (
     WorkerConfig,
 )
 from corral.api.model import ModelSpec
-from corral.api.pool import PoolSpec
+from corral.api.pool import PoolSpec, ResourceRequirements
 from corral.api.types import seconds
 from corral.plan.expressions import compact_json
 from corral.plan.names import (
@@ -31,6 +32,7 @@ _RESOURCES = {
     "requests": {"cpu": "50m", "memory": "160Mi"},
     "limits": {"memory": "512Mi"},
 }
+_OWN_ENV = ("POD_UID", "POD_NAME")
 _RESERVED = ("corral.dev/", "app.kubernetes.io/", "kubernetes.io/", "pod-security.kubernetes.io/")
 
 
@@ -133,7 +135,6 @@ def _allowed(labels: Mapping[str, str]) -> dict[str, str]:
 
 def _container(pool: PoolSpec, image: str) -> dict[str, Any]:
     user = pool.template
-    resources = {**_RESOURCES, **(user.resources.to_json() if user.resources else {})}
 
     def probe(path: str, period: int, failures: int) -> dict[str, Any]:
         return {
@@ -152,9 +153,9 @@ def _container(pool: PoolSpec, image: str) -> dict[str, Any]:
         "env": [
             {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-            *(variable.to_json() for variable in user.env or []),
+            *(variable.to_json() for variable in user.env or [] if variable.name not in _OWN_ENV),
         ],
-        "resources": resources,
+        "resources": _resources(user.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -169,6 +170,31 @@ def _container(pool: PoolSpec, image: str) -> dict[str, Any]:
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
         ],
     }
+
+
+def _resources(given: ResourceRequirements | None) -> dict[str, dict[str, str]]:
+    """What the user says, and else our own: as far as it fits to what the user says."""
+    user = given.to_json() if given else {}
+    requests, limits = user.get("requests", {}), user.get("limits", {})
+    merged = {"requests": {**requests}, "limits": {**limits}}
+    for resource, own in _RESOURCES["requests"].items():
+        if resource not in requests:
+            bounds = [own, limits[resource]] if resource in limits else [own]
+            merged["requests"][resource] = min(bounds, key=_quantity)
+    for resource, own in _RESOURCES["limits"].items():
+        if resource not in limits:
+            merged["limits"][resource] = max(own, merged["requests"][resource], key=_quantity)
+    return merged
+
+
+def _quantity(text: str) -> Decimal:
+    """The number that a Kubernetes quantity such as ``500m`` or ``1Gi`` means."""
+    digits = text.rstrip("kmMGTPEi")
+    unit = text[len(digits) :]
+    if unit == "m":
+        return Decimal(digits) / 1000
+    power = " kMGTPE".index(unit.removesuffix("i").replace("K", "k") or " ")
+    return Decimal(digits) * Decimal(1024 if unit.endswith("i") else 1000) ** power
 
 
 def _mount_keys(spec: dict[str, Any], models: Mapping[str, ModelSpec]) -> None:

@@ -57,6 +57,7 @@ class Consumption(_State):
             requests=self.requests,
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
+            total_tokens=self.input_tokens + self.output_tokens,
             cost_usd=self.cost_text,
             unpriced_requests=self.unpriced_requests,
             simulated_requests=self.simulated_requests,

@@ -11,6 +11,7 @@ from corral.api.workflow import (
     StepPhase,
     StepRow,
     WorkflowPhase,
+    WorkflowSpec,
     WorkflowStatus,
 )
 from corral.api.workflow import Step as StepSpec
@@ -34,7 +35,7 @@ def status_of(p: Pass, previous: WorkflowStatus, generation: int) -> WorkflowSta
     used = run.used()
     done = sum(step.final for step in steps.values())
     specs = {step.name: step for step in [*(p.spec.steps or []), *(p.spec.on_exit or [])]}
-    return WorkflowStatus(
+    status = WorkflowStatus(
         observed_generation=generation,
         run_id=run.run_id,
         phase=run.phase,
@@ -47,21 +48,24 @@ def status_of(p: Pass, previous: WorkflowStatus, generation: int) -> WorkflowSta
         output=run.output,
         steps=[_row(specs[name], step) for name, step in steps.items()],
         attention=_attention(steps) or None,
-        journal=to_journal(run),
         conditions=merge(
             previous.conditions, _conditions(p, previous.conditions), generation, p.now
         ),
     )
+    # Past the model: whoever writes the status sees to it that it is not too large.
+    status.journal = to_journal(run)
+    return status
 
 
 def stalled_status(
+    spec: WorkflowSpec | None,
     problems: Sequence[Problem],
     run_id: str,
     previous: WorkflowStatus,
     generation: int,
     now: float,
 ) -> WorkflowStatus:
-    """The status of a Workflow that can't be run as it is written."""
+    """The status of a Workflow that can't be run as it is written; ``spec`` if it can be read."""
     message = "; ".join(str(problem) for problem in problems[:5])
     if len(problems) > 5:
         message += f"; and {len(problems) - 5} more"
@@ -72,8 +76,14 @@ def stalled_status(
         condition(ConditionType.RECONCILING, False, reason, message),
         condition(ConditionType.STALLED, True, reason, message),
     ]
+    rows: dict[str, Any] = {}
+    if spec is not None and previous.journal is None:
+        specs = [*(spec.steps or []), *(spec.on_exit or [])]
+        rows["steps"] = [_row(step, Step()) for step in specs]
+        rows["progress"] = f"0/{len(specs)}"
     return previous.model_copy(
         update={
+            **rows,
             "observed_generation": generation,
             "run_id": run_id,
             "phase": previous.phase or WorkflowPhase.PENDING,

@@ -4,18 +4,21 @@ The same checks run in admission (where CEL can express them), in the operator (
 condition) and in ``corral validate``. A problem names the field as a path from the object's root.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from jsonschema import Draft202012Validator, SchemaError
 
 from corral.api.errors import Reason
-from corral.api.types import seconds
+from corral.api.types import JsonSchema, seconds
 from corral.api.workflow import Step, TriggerRule, WorkflowSpec
 from corral.plan.expressions import (
     Expression,
     ExpressionError,
     Template,
+    compact_json,
     references,
     shown,
     templates_in,
@@ -51,6 +54,20 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}"
+
+
+def schema_problem(schema: JsonSchema) -> str:
+    """Why ``schema`` is no JSON Schema, in words that follow the field; empty if it is one."""
+    return _schema_problem(compact_json(schema))
+
+
+@lru_cache(maxsize=256)
+def _schema_problem(text: str) -> str:
+    try:
+        Draft202012Validator.check_schema(json.loads(text))
+    except SchemaError as error:
+        return f"is no JSON Schema: {error.message}"
+    return ""
 
 
 def workflow_problems(spec: WorkflowSpec) -> list[Problem]:
@@ -123,11 +140,8 @@ def _fields_that_fit(step: Step, at: str) -> Iterator[Problem]:
         for attribute, to in _AGENT_ONLY.items():
             if getattr(step, attribute) is not None:
                 yield Problem(f"{at}.{to}", "only a step that calls an agent has it")
-    if step.output_schema is not None:
-        try:
-            Draft202012Validator.check_schema(step.output_schema)
-        except SchemaError as error:
-            yield Problem(f"{at}.outputSchema", f"is no JSON Schema: {error.message}")
+    if step.output_schema is not None and (why := schema_problem(step.output_schema)):
+        yield Problem(f"{at}.outputSchema", why)
     if each := step.for_each:
         if (each.items is None) == (each.items_from is None):
             yield Problem(f"{at}.forEach", "exactly one of items and itemsFrom must be set")

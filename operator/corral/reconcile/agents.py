@@ -55,15 +55,21 @@ class Agents:
         obj = self._world.agents.get(key)
         if obj is None or obj["metadata"].get("deletionTimestamp"):
             self._usage.pop(key, None)
-            self._problems.pop(key, None)
             self._demand.pop(key, None)
-            self._wake_users(key)
+            self._world.forget_agent(key)
+            # Once: who waits for the Agent asks for this pass, and would be woken by it for ever.
+            if self._problems.pop(key, None) is not None:
+                self._wake_users(key)
+                for pool in self._pools_of(key):
+                    self._world.wake.pool((key[0], pool["metadata"]["name"]))
             return
         readiness, spec = self._world.agent_readiness(key)
-        revision = self._world.agent_revision(key, spec) if spec else None
-        if readiness.ready and (problem := self._world.capacity_problems.get(key)):
-            readiness = Readiness(False, Reason.POD_FAILED, problem)
-        told = f"{revision} {readiness.reason} {readiness.message}"
+        revision = self._world.agent_revision(key) if spec else None
+        why, problem = self._world.capacity_problem(key, spec) if spec else (Reason.READY, "")
+        # Whoever scaled a pool to zero knows; the Agent itself is all right.
+        if readiness.ready and problem and why is not Reason.SCALING:
+            readiness = Readiness(False, why, problem)
+        told = f"{revision} {readiness.reason} {readiness.message} {problem}"
         if self._problems.get(key) != told:
             self._problems[key] = told
             self._wake_users(key)

@@ -15,12 +15,12 @@ from corral.dispatch.client import RefusedError, WorkerClient, WorkerUnreachable
 from corral.kube.client import AGENTS, MODELS, PODS, POOLS, WORKFLOWS, ApiError, Json, Kind, Kube
 from corral.kube.lease import Lease
 from corral.kube.tokens import Tokens
-from corral.plan.names import LABEL_POOL, OPERATOR, WORKER_SELECTOR
+from corral.plan.names import OPERATOR, WORKER_SELECTOR
 from corral.plan.state import Consumption, Worker
 from corral.reconcile.agents import Agents
 from corral.reconcile.pools import Pools
-from corral.reconcile.queue import WorkQueue
-from corral.reconcile.store import ObjectKey, key_of
+from corral.reconcile.queue import RetryLaterError, WorkQueue
+from corral.reconcile.store import ObjectKey, key_of, pool_of
 from corral.reconcile.workflows import Workflows, worker_of
 from corral.reconcile.world import Wake, World
 from corral.telemetry import metrics
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 WATCHED = (MODELS, AGENTS, POOLS, PODS, WORKFLOWS)
 INVENTORY_PERIOD = 10.0
 GHOST_PERIOD = 60.0
+PATIENCE = 30.0
+"""Seconds after a term's start in which results may be fetched that are long due."""
 
 
 class Controller:
@@ -41,7 +43,8 @@ class Controller:
         self.lease = Lease(kube, namespace, OPERATOR, identity)
         self._deposed = asyncio.Event()
         tokens = Tokens(kube, namespace)
-        self._client = WorkerClient(tokens.token, lambda: self.lease.epoch)
+        kube.may_write = lambda: self.lease.held
+        self._client = WorkerClient(self._token, lambda: self.lease.epoch, tokens.forget)
         attempts = Attempts(self._client, self._pod_gone, self._deposed.set)
         self.world = World(
             kube=kube,
@@ -51,6 +54,7 @@ class Controller:
             image=image,
             image_revision=image_revision,
         )
+        self.world.pods.on_replaced = lambda pod: self._worker_gone(pod["metadata"]["uid"])
         self._workflows = Workflows(self.world)
         self._agents = Agents(self.world)
         self._pools = Pools(self.world)
@@ -74,6 +78,8 @@ class Controller:
         self, name: str, work: Callable[[ObjectKey], Awaitable[None]]
     ) -> WorkQueue[ObjectKey]:
         async def timed(key: ObjectKey) -> None:
+            if not self.lease.held:
+                raise RetryLaterError("the lease was not renewed in time")
             started = perf_counter()
             try:
                 await work(key)
@@ -97,11 +103,10 @@ class Controller:
 
     def _changed(self, kind: Kind, key: ObjectKey, obj: Json, *, gone: bool) -> None:
         if kind is PODS:
-            pool = obj["metadata"]["labels"].get(LABEL_POOL, "")
             ended = (obj.get("status") or {}).get("phase") in ("Failed", "Succeeded")
             if gone or ended:
                 self._worker_gone(obj["metadata"]["uid"])
-            self._queues["agentpools"].add((key[0], pool))
+            self._queues["agentpools"].add((key[0], pool_of(obj)))
             return
         self._queues[kind.plural].add(key)
         if kind is POOLS:
@@ -112,6 +117,12 @@ class Controller:
         self.world.attempts.worker_gone(uid)
         self.world.slots.withdraw(uid)
         self.world.tokens.forget(uid)
+
+    async def _token(self, pod_uid: str) -> str:
+        try:
+            return await self.world.tokens.token(pod_uid)
+        except ApiError as error:
+            raise WorkerUnreachableError(f"no token: {error}") from error
 
     async def _pod_gone(self, worker: Worker) -> bool:
         """A live read: gone is 404, another UID, or an end; a failed read tells nothing."""
@@ -131,7 +142,6 @@ class Controller:
         """Leads, until the lease is lost or a worker has heard a newer leader."""
         await self.synced.wait()
         await self.lease.acquire()
-        self.lease.watch_over()
         metrics.LEADER.set(1)
         metrics.EPOCH.set(self.lease.epoch)
         tasks = [
@@ -139,10 +149,10 @@ class Controller:
             asyncio.create_task(self._deposed.wait(), name="deposed"),
         ]
         try:
-            await self._take_inventories()
+            await self._catch_up()
             endless = [
                 *(queue.run() for queue in self._queues.values()),
-                self._every(INVENTORY_PERIOD, self._take_inventories),
+                self._every(INVENTORY_PERIOD, self._sweep),
                 self._every(GHOST_PERIOD, self._purge_ghosts),
             ]
             tasks += [asyncio.create_task(work) for work in endless]
@@ -160,6 +170,22 @@ class Controller:
             await self._client.close()
         log.error("no longer leading")
 
+    async def _catch_up(self) -> None:
+        """Sees what the leader before did last: a watch may lag behind it.
+
+        Every worker is called before any pass, so that none listens to that leader any more.
+        """
+        while True:
+            try:
+                await self.prime()
+                await self._purge_ghosts()
+                break
+            except ApiError as error:
+                log.warning("the API server can't be read: %s", error)
+                await asyncio.sleep(1)
+        await self._take_inventories(sweep=False)
+        self.world.patience_until = self.world.kube.now() + PATIENCE
+
     async def _every(self, period: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(period)
@@ -167,17 +193,23 @@ class Controller:
                 await work()
             except ApiError as error:
                 log.warning("%s: %s", work.__name__, error)
+            except Exception:
+                log.exception("%s failed", work.__name__)
 
-    async def _take_inventories(self) -> None:
-        """Asks every worker what it holds, and ends what no status knows."""
+    async def _sweep(self) -> None:
+        """Ends what runs on a worker and no status knows."""
+        await self._take_inventories(sweep=True)
+
+    async def _take_inventories(self, sweep: bool) -> None:
+        """Asks every worker what it holds, which tells it of this term and renews its lease."""
         running = [
             worker_of(pod)
             for pod in self.world.pods
             if (pod.get("status") or {}).get("phase") == "Running" and pod["status"].get("podIP")
         ]
-        await asyncio.gather(*(self._take_inventory(worker) for worker in running))
+        await asyncio.gather(*(self._take_inventory(worker, sweep) for worker in running))
 
-    async def _take_inventory(self, worker: Worker) -> None:
+    async def _take_inventory(self, worker: Worker, sweep: bool) -> None:
         try:
             async with asyncio.timeout(5):
                 inventory = await self._client.inventory(worker)
@@ -188,18 +220,22 @@ class Controller:
         except (WorkerUnreachableError, TimeoutError, ApiError) as error:
             log.info("no inventory of %s: %s", worker.pod, error)
             return
-        for entry in inventory.attempts:
-            run_id = entry.attempt_id.split(".", 1)[0]
-            if self.world.slots.holds(entry.attempt_id) or self.world.attempts.knows(
-                entry.attempt_id
-            ):
-                continue
-            if self._workflows.knows_run(run_id) or not self._exists(run_id):
-                # Its result was recorded, or nobody will ever want it.
-                self.world.attempts.cancel(entry.attempt_id, worker, lambda _: Consumption(), None)
-
-    def _exists(self, run_id: str) -> bool:
-        return any(obj["metadata"]["uid"] == run_id for obj in self.world.workflows)
+        if not sweep:
+            return
+        unknown = [
+            entry.attempt_id
+            for entry in inventory.attempts
+            if not self.world.slots.holds(entry.attempt_id)
+            and not self.world.attempts.knows(entry.attempt_id)
+        ]
+        try:
+            strays = await self._workflows.strays(unknown) if unknown else set()
+        except ApiError as error:
+            log.warning("attempts on %s can't be judged: %s", worker.pod, error)
+            return
+        for attempt_id in strays:
+            # Its result was recorded, or nobody will ever want it.
+            self.world.attempts.cancel(attempt_id, worker, lambda _: Consumption(), None)
 
     async def prime(self) -> None:
         """Lists every kind once: passes begin only when all that exists is known.

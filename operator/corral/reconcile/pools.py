@@ -16,7 +16,7 @@ from corral.plan.times import parse
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.store import ObjectKey
 from corral.reconcile.workflows import worker_of
-from corral.reconcile.world import World, read_spec, with_status
+from corral.reconcile.world import Capacity, World, read_spec, with_status
 from corral.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Pools:
         """
         obj = self._world.pools.get(key)
         if obj is None or obj["metadata"].get("deletionTimestamp"):
-            self._forget(key, obj)
+            self._forget(key)
             return
         try:
             await self._pass(key, obj)
@@ -68,12 +68,13 @@ class Pools:
             return
         template = await self._template(key, spec, agent_key)
         revision = pod_revision(template)
-        await self._explain(key, [self._pod_view(pod) for pod in self._world.pods.of_pool(key)])
-        pods = [self._pod_view(pod) for pod in self._world.pods.of_pool(key)]
-        memory = self._memory.setdefault(key, PoolMemory())
+        uid = obj["metadata"]["uid"]
+        await self._explain(key, self._pods_of(key, uid))
+        pods = self._pods_of(key, uid)
+        memory = self._remembered(key, pods)
         plan = plan_pool(
             key[1],
-            obj["metadata"]["uid"],
+            uid,
             spec,
             revision,
             pods,
@@ -83,12 +84,23 @@ class Pools:
             self._world.kube.now(),
         )
         await self._act(key, obj, spec, template, revision, plan)
-        self._tell_problem(key, agent_key, plan.problem)
-        pods = [self._pod_view(pod) for pod in self._world.pods.of_pool(key)]
-        self._offer_ready(key, spec, agent_key, revision, memory)
+        pods = self._pods_of(key, uid)
+        offered = self._offer_ready(key, uid, spec, agent_key, revision, memory)
+        self._tell_capacity(key, agent_key, Capacity(offered, plan.problem))
         await self._status(key, obj, spec, revision, pods, plan)
         if plan.wake is not None:
             self._world.wake.pool(key, max(0.05, plan.wake - self._world.kube.now()))
+
+    def _pods_of(self, key: ObjectKey, uid: str) -> list[PodView]:
+        """The pool's pods, and none that an earlier pool of that name left to be collected."""
+        return [self._pod_view(pod) for pod in self._world.pods.of_pool(key, uid)]
+
+    def _remembered(self, key: ObjectKey, pods: list[PodView]) -> PoolMemory:
+        """In a new term what is there counts as recommended, until the runs have been read."""
+        if key not in self._memory:
+            active = sum(not pod.ended and not pod.deleting for pod in pods)
+            self._memory[key] = PoolMemory(recommendations=[(self._world.kube.now(), active)])
+        return self._memory[key]
 
     async def _template(self, key: ObjectKey, spec: PoolSpec, agent_key: ObjectKey) -> Json:
         _, agent = self._world.agent_readiness(agent_key)
@@ -98,7 +110,7 @@ class Pools:
             key[0],
             agent_key[1],
             agent,
-            self._world.agent_revision(agent_key, agent),
+            self._world.agent_revision(agent_key),
             self._world.used_models(key[0], agent),
             spec,
             await self._world.tokens.identity(),
@@ -130,16 +142,17 @@ class Pools:
     def _offer_ready(
         self,
         key: ObjectKey,
+        uid: str,
         spec: PoolSpec,
         agent_key: ObjectKey,
         revision: str,
         memory: PoolMemory,
-    ) -> None:
+    ) -> bool:
         """Puts what the pods can take into the slot table, and wakes who waits for it."""
         _, agent = self._world.agent_readiness(agent_key)
-        agent_revision = self._world.agent_revision(agent_key, agent) if agent else ""
+        agent_revision = self._world.agent_revision(agent_key) if agent else ""
         offered_any = False
-        for pod in self._world.pods.of_pool(key):
+        for pod in self._world.pods.of_pool(key, uid):
             view = self._pod_view(pod)
             if view.ended:
                 self._world.slots.withdraw(view.uid)
@@ -157,6 +170,7 @@ class Pools:
         if offered_any:
             for workflow in self._world.slots.waiting_for([agent_key]):
                 self._world.wake.workflow(workflow)
+        return offered_any
 
     async def _explain(self, key: ObjectKey, pods: list[PodView]) -> None:
         """Finds out why pods do not start, once they have had their time."""
@@ -192,15 +206,17 @@ class Pools:
             return f"{events[-1].get('reason')}: {events[-1].get('message', '')}"
         return "it is not ready yet, and nobody says why"
 
-    def _tell_problem(self, key: ObjectKey, agent: ObjectKey, problem: str) -> None:
-        told = f"pool {key[1]}: {problem}" if problem else ""
-        if self._world.capacity_problems.get(agent, "") == told:
+    def _tell_capacity(self, key: ObjectKey, agent: ObjectKey, capacity: Capacity | None) -> None:
+        """Says what the pool does for its Agent now; None: the pool is gone."""
+        pools = self._world.capacity.setdefault(agent, {})
+        if pools.get(key[1]) != capacity:
+            self._world.wake.agent(agent)
+        if capacity is not None:
+            pools[key[1]] = capacity
             return
-        if told:
-            self._world.capacity_problems[agent] = told
-        else:
-            self._world.capacity_problems.pop(agent, None)
-        self._world.wake.agent(agent)
+        pools.pop(key[1], None)
+        if not pools:
+            del self._world.capacity[agent]
 
     async def _act(
         self,
@@ -231,7 +247,8 @@ class Pools:
                     continue
                 if error.status in (400, 403, 422):
                     reason = f"pods can't be made: {error}"
-                    self._tell_problem(key, (key[0], spec.agent_ref.name), reason[:512])
+                    told = Capacity(False, reason[:512])
+                    self._tell_capacity(key, (key[0], spec.agent_ref.name), told)
                     await self._write_status(
                         key, obj, _status(obj), Reason.POD_FAILED, reason[:1024]
                     )
@@ -257,7 +274,9 @@ class Pools:
             seen = self._pod_view(pod)
             agent_key = (key[0], spec.agent_ref.name)
             self._world.slots.offer(worker_of(pod), agent_key, "", spec.concurrency, False)
-            if seen.busy == 0 and not seen.deleting:
+            if seen.busy:
+                self._world.wake.pool(key, STATUS_PERIOD)  # nobody else tells when it is idle
+            elif not seen.deleting:
                 await self._world.kube.delete(PODS, key[0], seen.name, seen.uid)
         name = spec.agent_ref.name
         if view is None:
@@ -278,7 +297,8 @@ class Pools:
         plan: PoolPlan,
     ) -> None:
         active = [pod for pod in pods if not pod.ended and not pod.deleting]
-        ready = [pod for pod in active if pod.ready and pod.revision == revision]
+        current = [pod for pod in active if pod.revision == revision]
+        ready = [pod for pod in current if pod.ready]
         status = PoolStatus(
             replicas=len(active),
             ready_replicas=len(ready),
@@ -290,7 +310,7 @@ class Pools:
         )
         if plan.problem:
             reason, message = Reason.POD_FAILED, plan.problem
-        elif len(ready) < len(active):
+        elif len(current) < len(active):
             reason, message = Reason.ROLLING_OUT, f"{len(ready)} of {plan.desired} workers ready"
         elif len(ready) < plan.desired:
             reason, message = Reason.SCALING, f"{len(ready)} of {plan.desired} workers ready"
@@ -344,12 +364,15 @@ class Pools:
         if problem and not any(c.message == message for c in previous.conditions):
             await post_event(self._world.kube, written, "Warning", reason, message)
 
-    def _forget(self, key: ObjectKey, obj: Json | None) -> None:
+    def _forget(self, key: ObjectKey) -> None:
         self._memory.pop(key, None)
         self._written.pop(key, None)
-        if obj is not None:
-            agent = (key[0], (obj.get("spec") or {}).get("agentRef", {}).get("name", ""))
-            self._tell_problem(key, agent, "")
+        metrics.forget_pool(*key)
+        for pod in self._world.pods.of_pool(key):
+            self._world.slots.close(pod["metadata"]["uid"])
+        for agent, pools in list(self._world.capacity.items()):
+            if agent[0] == key[0] and key[1] in pools:
+                self._tell_capacity(key, agent, None)
 
 
 def _status(obj: Json) -> PoolStatus:

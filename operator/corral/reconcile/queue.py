@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF = 0.1
-LONGEST_BACKOFF = 30.0
+LONGEST_BACKOFF = 10.0
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -4,16 +4,27 @@ Slots live in memory. They are reserved before the status write that starts an a
 the one that ends it, and rebuilt from the statuses after a restart. A worker is offered only
 while it is ready, not draining, and of its pool's current revision.
 
-Slots are shared evenly among the workflows that wait for the same agent, so that a wide fan-out
-cannot starve its neighbours.
+Slots are shared among the workflows that want the same agent, so that a wide fan-out cannot starve
+its neighbours. With ``fair = capacity / contenders``, at least one:
+
+    may take = max(fair - own held, free - what the others lack up to fair)
+
+A workflow goes on with the slot that it has just freed, which saves a write for every step of a
+chain; but not for longer than a turn while another has none at all.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import heapq
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
 from corral.plan.observed import Slot, Want
 from corral.plan.state import Worker
+
+TURN = 5.0
+"""Seconds for which a workflow may keep a slot busy while another waits without any."""
 
 AgentKey = tuple[str, str]
 """(namespace, Agent's name)."""
@@ -38,12 +49,15 @@ class _WorkerSlots:
 class Slots:
     """The table."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
         self._workers: dict[str, _WorkerSlots] = {}
         self._of_agent: dict[AgentKey, set[str]] = defaultdict(set)
-        self._held: dict[str, tuple[WorkflowKey, str]] = {}
+        self._held: dict[str, tuple[WorkflowKey, Worker]] = {}
         self._of_workflow: dict[WorkflowKey, set[str]] = defaultdict(set)
         self._waiting: dict[AgentKey, dict[WorkflowKey, int]] = defaultdict(dict)
+        self._turns: dict[tuple[AgentKey, WorkflowKey], float] = {}
+        """Since when a workflow has held slots of an agent."""
 
     def offer(
         self,
@@ -58,10 +72,17 @@ class Slots:
         held = (
             known.held
             if known
-            else {attempt for attempt, (_, uid) in self._held.items() if uid == worker.uid}
+            else {attempt for attempt, (_, on) in self._held.items() if on.uid == worker.uid}
         )
+        if known is not None and known.agent != agent:
+            self._of_agent[known.agent].discard(worker.uid)
         self._workers[worker.uid] = _WorkerSlots(worker, agent, revision, capacity, offered, held)
         self._of_agent[agent].add(worker.uid)
+
+    def close(self, uid: str) -> None:
+        """Lets a worker take nothing more; what it runs goes on."""
+        if (known := self._workers.get(uid)) is not None:
+            known.offered = False
 
     def withdraw(self, uid: str) -> None:
         """Forgets a worker that is gone; what it ran is told separately."""
@@ -79,23 +100,64 @@ class Slots:
                 waiting.pop(key, None)
         for agent, wanted in by_agent.items():
             waiting = self._waiting[agent]
-            free = sum(self._workers[uid].free for uid in self._of_agent[agent])
-            others = len(waiting.keys() - {key})
-            share = free if not others else max(1, free // (others + 1))
-            for want in wanted[: min(free, share)]:
-                slots = min(
-                    (self._workers[uid] for uid in self._of_agent[agent]),
-                    key=lambda s: (s.free <= 0, len(s.held) / s.capacity, s.worker.pod),
-                )
+            allowed = self._allowance(agent, key)
+            line = [
+                (len(slots.held) / slots.capacity, slots.worker.pod, uid)
+                for uid in self._of_agent[agent]
+                if (slots := self._workers[uid]).free > 0
+            ]
+            heapq.heapify(line)
+            for want in wanted:
+                if want.attempt_id in self._held:  # granted before, in this very pass
+                    slots = self._workers[self._held[want.attempt_id][1].uid]
+                    granted[want.attempt_id] = Slot(slots.worker, slots.revision)
+            for want in [want for want in wanted if want.attempt_id not in granted][:allowed]:
+                slots = self._workers[line[0][2]]
                 slots.held.add(want.attempt_id)
-                self._held[want.attempt_id] = (key, slots.worker.uid)
+                self._held[want.attempt_id] = (key, slots.worker)
                 self._of_workflow[key].add(want.attempt_id)
                 granted[want.attempt_id] = Slot(slots.worker, slots.revision)
+                if slots.free > 0:
+                    load = len(slots.held) / slots.capacity
+                    heapq.heapreplace(line, (load, slots.worker.pod, slots.worker.uid))
+                else:
+                    heapq.heappop(line)
             # Waiting again at the end of the line is what makes the sharing go round.
             waiting.pop(key, None)
             if unmet := sum(want.attempt_id not in granted for want in wanted):
                 waiting[key] = unmet
+            if any(want.attempt_id in granted for want in wanted):
+                self._turns.setdefault((agent, key), self._clock())
+            elif not self._shares(agent)[key]:
+                self._turns.pop((agent, key), None)
         return granted
+
+    def _shares(self, agent: AgentKey) -> Counter[WorkflowKey]:
+        """How many slots of an agent each workflow holds."""
+        return Counter(
+            self._held[attempt][0]
+            for uid in self._of_agent.get(agent, ())
+            for attempt in self._workers[uid].held
+        )
+
+    def _allowance(self, agent: AgentKey, key: WorkflowKey) -> int:
+        """How many slots a workflow may take now."""
+        workers = [self._workers[uid] for uid in self._of_agent[agent]]
+        free = sum(worker.free for worker in workers)
+        others = {one: count for one, count in self._waiting[agent].items() if one != key}
+        if not free or not others:
+            return free
+        held = self._shares(agent)
+        capacity = sum(worker.capacity for worker in workers if worker.offered)
+        fair = max(1, capacity // len(held.keys() | others.keys() | {key}))
+        lacking = sum(min(count, max(0, fair - held[one])) for one, count in others.items())
+        own = fair - held[key]
+        since = self._turns.get((agent, key))
+        if since is not None and self._clock() - since > TURN:
+            del self._turns[(agent, key)]
+            if any(not held[one] for one in others):
+                own = 0
+        return min(free, max(own, free - lacking, 0))
 
     def keep_only(self, key: WorkflowKey, running: Mapping[str, Worker]) -> set[AgentKey]:
         """Frees what the workflow holds and does not run; takes what it runs and does not hold.
@@ -106,14 +168,14 @@ class Slots:
         for attempt_id in list(self._of_workflow.get(key, ())):
             if attempt_id in running:
                 continue
-            _, uid = self._held.pop(attempt_id)
+            _, worker = self._held.pop(attempt_id)
             self._of_workflow[key].discard(attempt_id)
-            if (slots := self._workers.get(uid)) is not None:
+            if (slots := self._workers.get(worker.uid)) is not None:
                 slots.held.discard(attempt_id)
                 freed.add(slots.agent)
         for attempt_id, worker in running.items():
             if attempt_id not in self._held:
-                self._held[attempt_id] = (key, worker.uid)
+                self._held[attempt_id] = (key, worker)
                 self._of_workflow[key].add(attempt_id)
                 if (slots := self._workers.get(worker.uid)) is not None:
                     slots.held.add(attempt_id)
@@ -124,13 +186,20 @@ class Slots:
     def forget(self, key: WorkflowKey) -> set[AgentKey]:
         """Frees everything of a workflow, its place in the lines too."""
         waited = {agent for agent, waiting in self._waiting.items() if waiting.pop(key, None)}
+        for turn in [turn for turn in self._turns if turn[1] == key]:
+            del self._turns[turn]
         return self.keep_only(key, {}) | waited
 
     def waiting_for(self, agents: Iterable[AgentKey]) -> list[WorkflowKey]:
-        """The workflows that wait for one of the agents, the longest first."""
+        """The workflows to be woken for the agents' free slots: those that wait longest.
+
+        No more than there are slots: of a thousand that wait, most would be woken in vain. What
+        these leave is told of by ``left_over``.
+        """
         found: dict[WorkflowKey, None] = {}
         for agent in agents:
-            found |= dict.fromkeys(self._waiting.get(agent, ()))
+            free = sum(self._workers[uid].free for uid in self._of_agent.get(agent, ()))
+            found |= dict.fromkeys(itertools.islice(self._waiting.get(agent, ()), free))
         return list(found)
 
     def queued(self, agent: AgentKey) -> int:
@@ -154,10 +223,19 @@ class Slots:
         return frozenset(self._of_workflow.get(key, ()))
 
     def workers_of(self, key: WorkflowKey) -> dict[str, Worker]:
-        """Where the attempts of a workflow are, as far as the worker is known."""
-        found = {}
-        for attempt_id in self._of_workflow.get(key, ()):
-            slots = self._workers.get(self._held[attempt_id][1])
-            if slots is not None:
-                found[attempt_id] = slots.worker
-        return found
+        """Where the attempts of a workflow are."""
+        return {attempt: self._held[attempt][1] for attempt in self._of_workflow.get(key, ())}
+
+    def agent_on(self, uid: str) -> AgentKey | None:
+        """The agent that a worker runs; None if the worker is gone."""
+        known = self._workers.get(uid)
+        return known.agent if known else None
+
+    def left_over(self, agents: Iterable[AgentKey]) -> set[AgentKey]:
+        """Agents with a free slot although somebody waits: who took less than its share left it."""
+        return {
+            agent
+            for agent in agents
+            if self._waiting.get(agent)
+            and any(self._workers[uid].free for uid in self._of_agent.get(agent, ()))
+        }

@@ -1,7 +1,7 @@
 """The newest state that was seen of every object, fed by the watches and by our own writes."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from corral.kube.client import Json
 from corral.plan.names import LABEL_POOL
@@ -15,6 +15,16 @@ def key_of(obj: Json) -> ObjectKey:
     return obj["metadata"]["namespace"], obj["metadata"]["name"]
 
 
+def pool_of(pod: Json) -> str:
+    """The pool that a pod says it is of."""
+    return str((pod["metadata"].get("labels") or {}).get(LABEL_POOL, ""))
+
+
+def _owned_by(pod: Json, uid: str) -> bool:
+    owners = pod["metadata"].get("ownerReferences") or []
+    return any(owner["uid"] == uid and owner.get("controller") for owner in owners)
+
+
 def _version(obj: Json) -> int:
     version = obj["metadata"].get("resourceVersion", "0")
     return int(version) if version.isdigit() else 0
@@ -26,6 +36,9 @@ class Store:
     def __init__(self) -> None:
         self._objects: dict[ObjectKey, Json] = {}
         self._names: dict[str, set[str]] = defaultdict(set)
+        self._changes: dict[str, int] = defaultdict(int)
+        self.on_replaced: Callable[[Json], None] = lambda _: None
+        """Told of an object that must be gone, since another of its name was seen."""
 
     def see(self, obj: Json) -> bool:
         """Takes an object that was read or written; False if a newer state is known already.
@@ -39,9 +52,17 @@ class Store:
             return False
         # Never used, and often larger than the object itself.
         obj["metadata"].pop("managedFields", None)
+        if known is not None and known["metadata"]["uid"] != obj["metadata"]["uid"]:
+            self.remove(key)
+            self.on_replaced(known)
         self._objects[key] = obj
         self._names[key[0]].add(key[1])
+        self._changes[key[0]] += 1
         return True
+
+    def changes(self, namespace: str) -> int:
+        """Grows with every change in the namespace: what was derived before may be outdated."""
+        return self._changes.get(namespace, 0)
 
     def remove(self, key: ObjectKey, uid: str | None = None) -> bool:
         """Forgets an object, if it is still the one with that UID."""
@@ -50,6 +71,7 @@ class Store:
             return False
         del self._objects[key]
         self._names[key[0]].discard(key[1])
+        self._changes[key[0]] += 1
         return True
 
     def get(self, key: ObjectKey) -> Json | None:
@@ -73,10 +95,13 @@ class PodStore(Store):
         self._by_uid: dict[str, ObjectKey] = {}
 
     def see(self, obj: Json) -> bool:
+        namespace, name = key_of(obj)
+        known = self.get((namespace, name))
         if not super().see(obj):
             return False
-        namespace, name = key_of(obj)
-        self._of_pool[(namespace, obj["metadata"]["labels"].get(LABEL_POOL, ""))].add(name)
+        if known is not None:
+            self._of_pool[(namespace, pool_of(known))].discard(name)
+        self._of_pool[(namespace, pool_of(obj))].add(name)
         self._by_uid[obj["metadata"]["uid"]] = (namespace, name)
         return True
 
@@ -84,15 +109,15 @@ class PodStore(Store):
         known = self.get(key)
         if not super().remove(key, uid) or known is None:
             return False
-        pool = known["metadata"]["labels"].get(LABEL_POOL, "")
-        self._of_pool[(key[0], pool)].discard(key[1])
+        self._of_pool[(key[0], pool_of(known))].discard(key[1])
         self._by_uid.pop(known["metadata"]["uid"], None)
         return True
 
-    def of_pool(self, pool: ObjectKey) -> list[Json]:
-        """A pool's pods, by name."""
+    def of_pool(self, pool: ObjectKey, uid: str | None = None) -> list[Json]:
+        """A pool's pods, by name; with ``uid`` only what that very pool owns."""
         names = sorted(self._of_pool.get(pool, ()))
-        return [pod for name in names if (pod := self.get((pool[0], name))) is not None]
+        pods = [pod for name in names if (pod := self.get((pool[0], name))) is not None]
+        return [pod for pod in pods if uid is None or _owned_by(pod, uid)]
 
     def by_uid(self, uid: str) -> Json | None:
         key = self._by_uid.get(uid)

@@ -6,7 +6,7 @@ that was read: a write that succeeds proves that the plan was made from the newe
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -28,7 +28,7 @@ from corral.plan.validate import Problem, workflow_problems
 from corral.plan.workflow import fail_too_large, payload_of, plan, running_attempts
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.slots import WorkflowKey
-from corral.reconcile.store import ObjectKey
+from corral.reconcile.store import ObjectKey, key_of
 from corral.reconcile.world import World, read_spec, with_status
 from corral.telemetry import metrics
 from corral.telemetry.logs import log_context
@@ -37,6 +37,11 @@ log = logging.getLogger(__name__)
 
 STATUS_LIMIT = 900_000
 """Bytes of a status; etcd refuses objects of 1.5 MiB."""
+OBJECT_LIMIT = 1_450_000
+ROW_LIMIT = 16_384
+"""Bytes that a row can't have more of: a status of few rows need not be measured."""
+SETTLED_DEMAND_DELAY = 0.25
+"""Seconds after which agents hear of demand that merely changed."""
 COALESCE = 0.05
 """Seconds for which a result waits for others that may come."""
 
@@ -65,10 +70,38 @@ class Workflows:
         self._records: dict[WorkflowKey, _Record] = {}
         self.on_usage: Callable[[ObjectKey, Consumption], None] = lambda *_: None
         """Told what an attempt of an Agent used, once that is committed."""
+        self._told: dict[ObjectKey, tuple[int, int]] = {}
+        """By Agent: queued and running attempts when it was woken last."""
 
-    def knows_run(self, run_id: str) -> bool:
-        """Whether the run's Workflow exists and has been passed over in this term."""
-        return any(record.uid == run_id for record in self._records.values())
+    async def strays(self, attempts: Iterable[str]) -> set[str]:
+        """Those attempts of which the newest status says nothing: recorded, or of no run at all.
+
+        Raises:
+            ApiError: a status can't be read.
+        """
+        by_run: dict[str, set[str]] = {}
+        for attempt_id in attempts:
+            by_run.setdefault(attempt_id.split(".", 1)[0], set()).add(attempt_id)
+        keys = {obj["metadata"]["uid"]: key_of(obj) for obj in self._world.workflows}
+        found: set[str] = set()
+        for run_id, of_run in by_run.items():
+            wanted = await self._wanted(keys[run_id], run_id) if run_id in keys else {}
+            found |= of_run - wanted.keys()
+            if wanted.keys() & of_run:
+                self._world.wake.workflow(keys[run_id])
+        return found
+
+    async def _wanted(self, key: WorkflowKey, run_id: str) -> Mapping[str, Worker]:
+        """What the newest state of a run has on workers; a live read."""
+        try:
+            obj = await self._world.kube.get(WORKFLOWS, *key)
+        except ApiError as error:
+            if error.not_found:
+                return {}
+            raise
+        if obj["metadata"]["uid"] != run_id or obj["metadata"].get("deletionTimestamp"):
+            return {}
+        return _on_workers_of(_status(obj))
 
     async def reconcile(self, key: WorkflowKey) -> None:
         """One pass.
@@ -103,12 +136,22 @@ class Workflows:
             return
         if error.conflict:
             metrics.CONFLICTS.inc()
-            newest = await self._world.kube.get(WORKFLOWS, *key)
-            self._world.workflows.see(newest)
-            record.fresh = True
-            self._world.wake.workflow(key)
+            try:
+                await self._read_again(key, record)
+            except ApiError as again:
+                if not again.not_found:
+                    raise RetryLaterError(str(again), again.retry_after) from again
+                self._world.workflows.remove(key, record.uid)
+                self._forget(key)
             return
         raise RetryLaterError(str(error), error.retry_after) from error
+
+    async def _read_again(self, key: WorkflowKey, record: _Record) -> None:
+        """Reads the newest state, and asks for a pass over it."""
+        newest = await self._world.kube.get(WORKFLOWS, *key)
+        self._world.workflows.see(newest)
+        record.fresh, record.run = newest["metadata"]["uid"] == record.uid, None
+        self._world.wake.workflow(key)
 
     async def _pass(self, key: WorkflowKey, obj: Json, record: _Record) -> None:
         spec, problems = self._checked(obj, record)
@@ -121,15 +164,12 @@ class Workflows:
             await self._stall(obj, record, previous, [run])
             return
         if run.finished_for_good and not run.unsettled:
-            self._settle(key, record, run, spec, {})
+            self._settle(key, record, run, spec, {}, set())
             if previous.observed_generation == obj["metadata"]["generation"]:
                 return
         if not record.fresh and (running := _on_workers(run)):
             log.info("resuming", extra={"attempts": len(running)})
-            obj = await self._world.kube.get(WORKFLOWS, *key)
-            self._world.workflows.see(obj)
-            record.fresh, record.run = True, None
-            self._world.wake.workflow(key)
+            await self._read_again(key, record)
             return
         results = dict(record.results)
         p = Pass(
@@ -140,9 +180,11 @@ class Workflows:
             agents=self._agents(key, spec, run),
             now=self._world.kube.now(),
             results=list(results.values()),
+            patience_until=self._world.patience_until,
         )
-        # What runs now keeps its slots while the plan claims more.
-        self._world.slots.keep_only(key, _on_workers(run))
+        # What runs keeps its slots while the plan claims more; what has ended may be claimed anew.
+        going_on = {one: at for one, at in _on_workers(run).items() if one not in results}
+        freed = self._world.slots.keep_only(key, going_on)
 
         def claim(wants: Sequence[Want]) -> Mapping[str, Slot]:
             return self._world.slots.claim(key, key[0], wants)
@@ -153,7 +195,7 @@ class Workflows:
             record.results.pop(attempt_id, None)
         self._acknowledge(key, results, spec)
         self._act(key, obj, p, payloads, record)
-        self._settle(key, record, p.run, spec, _on_workers(p.run))
+        self._settle(key, record, p.run, spec, _on_workers(p.run), freed)
         if p.wake and not p.run.finished_for_good:
             self._world.wake.workflow(key, max(0.0, min(p.wake) - self._world.kube.now()))
 
@@ -196,9 +238,8 @@ class Workflows:
         updated = with_status(obj, status_of(p, previous, generation))
         if updated["status"] == obj.get("status"):
             return obj
-        size = len(json.dumps(updated["status"]))
-        if size > STATUS_LIMIT:
-            fail_too_large(p, size, STATUS_LIMIT)
+        if (problem := _too_large(updated)) is not None:
+            fail_too_large(p, *problem)
             updated = with_status(obj, status_of(p, previous, generation))
         try:
             written = await self._world.kube.put_status(WORKFLOWS, updated)
@@ -215,6 +256,7 @@ class Workflows:
         self, obj: Json, record: _Record, previous: WorkflowStatus, problems: list[Problem]
     ) -> None:
         status = stalled_status(
+            record.checked[1] if record.checked else None,
             problems,
             record.uid,
             previous,
@@ -292,20 +334,37 @@ class Workflows:
         run: Run,
         spec: WorkflowSpec,
         running: Mapping[str, Worker],
+        freed: set[ObjectKey],
     ) -> None:
-        """Frees slots, and wakes who waited for them."""
-        freed = self._world.slots.keep_only(key, running)
+        """Frees slots, and wakes who waited for them; ``freed`` were so before."""
+        freed = freed | self._world.slots.keep_only(key, running)
         if run.finished_for_good:
             freed |= self._world.slots.forget(key)
-            for users in self._world.users.values():
-                users.discard(key)
+            self._no_longer_uses(key)
             if not run.unsettled:
                 record.run = record.checked = None
+        agents = {(key[0], name) for name in _agents_of(spec)}
         for waiting in self._world.slots.waiting_for(freed):
             if waiting != key:
                 self._world.wake.workflow(waiting)
-        for name in _agents_of(spec):
-            self._world.wake.agent((key[0], name))
+        for waiting in self._world.slots.waiting_for(self._world.slots.left_over(agents)):
+            self._world.wake.workflow(waiting, COALESCE)
+        for agent in agents:
+            self._tell_demand(agent)
+
+    def _tell_demand(self, agent: ObjectKey) -> None:
+        """Wakes an Agent if more or less is asked of it: at once where nothing waited before."""
+        slots = self._world.slots
+        demand = slots.queued(agent), slots.running(agent)
+        before = self._told.get(agent, (0, 0))
+        if demand == before:
+            return
+        if demand == (0, 0):
+            self._told.pop(agent, None)
+        else:
+            self._told[agent] = demand
+        begins = demand[0] > 0 and before[0] == 0
+        self._world.wake.agent(agent, 0 if begins else SETTLED_DEMAND_DELAY)
 
     def _forget(self, key: WorkflowKey) -> None:
         """The Workflow is gone: what runs is cancelled, and nothing of it is kept."""
@@ -314,14 +373,31 @@ class Workflows:
             return
         world = self._world
         for attempt_id, worker in world.slots.workers_of(key).items():
-            world.attempts.cancel(attempt_id, worker, world.book(key[0]), None)
+            deliver = self._afterlife(world.slots.agent_on(worker.uid), worker)
+            world.attempts.cancel(attempt_id, worker, world.book(key[0]), deliver)
         freed = world.slots.forget(key)
-        for users in world.users.values():
-            users.discard(key)
+        self._no_longer_uses(key)
         for agent in freed:
-            world.wake.agent(agent)
+            self._tell_demand(agent)
         for waiting in world.slots.waiting_for(freed):
             world.wake.workflow(waiting)
+
+    def _afterlife(self, agent: ObjectKey | None, worker: Worker) -> Deliver:
+        """What becomes of an attempt whose Workflow is gone: it is billed all the same."""
+
+        def deliver(result: Result) -> None:
+            if agent is not None:
+                self.on_usage(agent, result.used)
+            self._world.attempts.ack(result.attempt_id, worker)
+
+        return deliver
+
+    def _no_longer_uses(self, key: WorkflowKey) -> None:
+        users = self._world.users
+        for agent in [agent for agent, keys in users.items() if key in keys]:
+            users[agent].discard(key)
+            if not users[agent]:
+                del users[agent]
 
     async def _announce(self, previous: WorkflowStatus, written: Json, p: Pass) -> None:
         """Events for what a person looks for: start, end, suspension, what is missing."""
@@ -329,7 +405,7 @@ class Workflows:
         run = p.run
         if run.phase is not previous.phase:
             metrics.WORKFLOW_TRANSITIONS.labels(p.namespace, run.phase.value).inc()
-        if run.phase is previous.phase:
+        if run.phase in (previous.phase, WorkflowPhase.PENDING):
             await self._announce_waiting(previous, written)
         elif run.phase is WorkflowPhase.RUNNING:
             await post_event(kube, written, "Normal", "Started", f"{len(run.steps)} steps")
@@ -352,6 +428,17 @@ class Workflows:
             and after.message
         ):
             await post_event(self._world.kube, written, "Warning", after.reason, after.message)
+
+
+def _too_large(obj: Json) -> tuple[int, int] | None:
+    """The bytes of a status and how many there may be, if it has more."""
+    status = obj["status"]
+    rows, journal = len(status.get("steps") or []), len(status.get("journal") or "")
+    if not status.get("output") and journal + rows * ROW_LIMIT < STATUS_LIMIT // 2:
+        return None
+    size = len(json.dumps(status, separators=(",", ":")))
+    limit = min(STATUS_LIMIT, OBJECT_LIMIT - len(json.dumps(obj["spec"], separators=(",", ":"))))
+    return (size, limit) if size > limit else None
 
 
 def _agents_of(spec: WorkflowSpec) -> set[str]:

@@ -37,6 +37,16 @@ def read_spec(model: type[Spec], obj: Json) -> Spec | list[Problem]:
         ]
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What a pool does for its Agent."""
+
+    ready: bool
+    """Whether a worker takes steps."""
+    problem: str
+    """Why a worker can't start, in a sentence; empty if all can."""
+
+
 @dataclass
 class Wake:
     """How to ask for passes; the controller fills it in."""
@@ -45,6 +55,14 @@ class Wake:
     agent: Callable[..., None] = lambda *_: None
     model: Callable[..., None] = lambda *_: None
     pool: Callable[..., None] = lambda *_: None
+
+
+@dataclass(frozen=True)
+class _Derived:
+    changes: tuple[int, int]
+    readiness: Readiness
+    spec: AgentSpec | None
+    revision: str
 
 
 @dataclass
@@ -62,11 +80,19 @@ class World:
     models: Store = field(default_factory=Store)
     pools: Store = field(default_factory=Store)
     pods: PodStore = field(default_factory=PodStore)
-    capacity_problems: dict[ObjectKey, str] = field(default_factory=dict)
-    """By Agent: why its workers can't start."""
+    capacity: dict[ObjectKey, dict[str, Capacity]] = field(default_factory=dict)
+    """By Agent and pool: whether it has workers, or why they can't start."""
     users: dict[ObjectKey, set[WorkflowKey]] = field(default_factory=dict)
     """By Agent: the unfinished workflows that refer to it."""
     wake: Wake = field(default_factory=Wake)
+    patience_until: float = 0.0
+    """Until when nothing is given up as late: old results may still be fetched."""
+    _models: dict[str, tuple[int, dict[str, ModelSpec]]] = field(default_factory=dict)
+    _agents: dict[ObjectKey, "_Derived"] = field(default_factory=dict)
+
+    def forget_agent(self, key: ObjectKey) -> None:
+        """Frees what is kept about an Agent that is gone."""
+        self._agents.pop(key, None)
 
     def store(self, kind: Kind) -> Store:
         """The store of a kind that is watched."""
@@ -81,6 +107,13 @@ class World:
 
     def models_of(self, namespace: str) -> dict[str, ModelSpec]:
         """The Models of a namespace that can be read, by name."""
+        changes = self.models.changes(namespace)
+        known = self._models.get(namespace)
+        if known is None or known[0] != changes:
+            known = self._models[namespace] = (changes, self._read_models(namespace))
+        return known[1]
+
+    def _read_models(self, namespace: str) -> dict[str, ModelSpec]:
         found = {}
         for obj in self.models.in_namespace(namespace):
             spec = read_spec(ModelSpec, obj)
@@ -92,8 +125,22 @@ class World:
         obj = self.agents.get(key)
         return None if obj is None else read_spec(AgentSpec, obj)
 
+    def _derived(self, key: ObjectKey) -> "_Derived":
+        """What follows from an Agent and its Models: read once a change, not once a pass."""
+        changes = (self.agents.changes(key[0]), self.models.changes(key[0]))
+        known = self._agents.get(key)
+        if known is None or known.changes != changes:
+            readiness, spec = self._judge(key)
+            known = _Derived(changes, readiness, spec, self._revision(key, spec) if spec else "")
+            self._agents[key] = known
+        return known
+
     def agent_readiness(self, key: ObjectKey) -> tuple[Readiness, AgentSpec | None]:
         """Whether an Agent that exists can work."""
+        derived = self._derived(key)
+        return derived.readiness, derived.spec
+
+    def _judge(self, key: ObjectKey) -> tuple[Readiness, AgentSpec | None]:
         spec = self.agent_spec(key)
         if spec is None:
             return Readiness(False, Reason.AGENT_NOT_FOUND, f"there is no Agent {key[1]!r}"), None
@@ -107,25 +154,53 @@ class World:
         name = spec.model_ref.name if spec.model_ref else ""
         return {name: models[name]} if name in models else {}
 
-    def agent_revision(self, key: ObjectKey, spec: AgentSpec) -> str:
+    def agent_revision(self, key: ObjectKey) -> str:
+        """What tells how an Agent that can be read answers; empty for any other."""
+        return self._derived(key).revision
+
+    def _revision(self, key: ObjectKey, spec: AgentSpec) -> str:
         return revision(spec, self.used_models(key[0], spec))
 
     def agent_view(self, key: ObjectKey) -> AgentView | None:
         """An Agent as a workflow sees it; None if there is none."""
         if self.agents.get(key) is None:
             return None
-        readiness, spec = self.agent_readiness(key)
+        derived = self._derived(key)
+        readiness, spec = derived.readiness, derived.spec
         if spec is None:
             return AgentView(key[1], "", 0, False, readiness.reason, readiness.message)
         return AgentView(
             name=key[1],
-            revision=self.agent_revision(key, spec),
+            revision=derived.revision,
             timeout=seconds(spec.limits.timeout),
             ready=readiness.ready,
             reason=readiness.reason,
             message=readiness.message,
-            capacity_problem=self.capacity_problems.get(key, ""),
+            capacity_problem=self.capacity_problem(key, spec)[1],
         )
+
+    def capacity_problem(self, key: ObjectKey, spec: AgentSpec) -> tuple[Reason, str]:
+        """Why the Agent has no worker and gets none, in a sentence; empty if that isn't so."""
+        pools = {
+            pool["metadata"]["name"]: pool["spec"]
+            for pool in self.pools.in_namespace(key[0])
+            if (pool.get("spec") or {}).get("agentRef", {}).get("name") == key[1]
+        }
+        if not pools:
+            if spec.default_pool == "Enabled":
+                return Reason.READY, ""
+            return Reason.POOL_NOT_FOUND, "no AgentPool names it, and its defaultPool is Disabled"
+        known = {name: found for name, found in self.capacity.get(key, {}).items() if name in pools}
+        if any(found.ready for found in known.values()):
+            return Reason.READY, ""
+        for name, found in sorted(known.items()):
+            if found.problem:
+                return Reason.POD_FAILED, f"pool {name}: {found.problem}"
+        if all(
+            pool.get("replicas") == 0 and not pool.get("autoscaling") for pool in pools.values()
+        ):
+            return Reason.SCALING, f"pool {min(pools)} has replicas: 0"
+        return Reason.READY, ""
 
     def book(self, namespace: str) -> Callable[[AttemptReport], Consumption]:
         """Prices what an attempt in that namespace used."""

@@ -41,6 +41,12 @@ POOL_STEPS = Gauge(
 )
 
 
+def forget_pool(namespace: str, pool: str) -> None:
+    """Drops the series of a pool that is gone."""
+    for gauge in (POOL_REPLICAS, POOL_STEPS):
+        gauge.remove_by_labels({"namespace": namespace, "pool": pool})
+
+
 def observe_attempt(
     namespace: str,
     outcome: str,

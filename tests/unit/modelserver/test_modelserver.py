@@ -105,7 +105,7 @@ async def test_the_first_matching_rule_answers_and_times_use_it_up(client: Clien
         [
             {"match": "^a", "reply": "once", "times": 1},
             {"match": "^a", "model": "other", "reply": "never"},
-            {"match": "system words", "on": "conversation", "reply": "conversation"},
+            {"match": "system words", "search": "conversation", "reply": "conversation"},
             {"match": "^a", "reply": "after"},
         ]
     )

@@ -171,7 +171,7 @@ async def test_an_answer_that_does_not_fit_is_asked_for_again_with_the_reason(be
         {"json": {"score": 0}, "times": 1, "outputTokens": 5},
         {
             "match": "less than the minimum",
-            "on": "conversation",
+            "search": "conversation",
             "json": {"score": 2},
             "outputTokens": 5,
         },

@@ -1,0 +1,367 @@
+"""Pools of workers on a real cluster: made, scaled, replaced, rolled out, and what keeps them."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.harness import (
+    Cluster,
+    Json,
+    agent,
+    condition,
+    journal,
+    manifest,
+    model_server,
+    phases,
+    pool,
+    reason,
+    rows,
+    simulated,
+    why,
+    workflow,
+)
+
+SLOW = "latency: 3s\nreply: late"
+AT_ONCE = "autoscaling: {minReplicas: 0, maxReplicas: 3, targetStepsPerReplica: 2,"
+
+
+def steps_of(who: str, items: int = 0, name: str = "a") -> str:
+    each = f", forEach: {{items: {list(range(items))}}}" if items else ""
+    return f"steps: [{{name: {name}, agentRef: {{name: {who}}}, input: go{each}}}]"
+
+
+def pods(cluster: Cluster, name: str) -> list[Json]:
+    """A pool's pods that are not on their way out."""
+    found = cluster.list("pods", f"--selector=corral.dev/pool={name}")
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def ready(count: int) -> Any:
+    """Whether a pool has settled at so many workers."""
+
+    def check(found: Json) -> bool:
+        status = found.get("status", {})
+        numbers = [status.get(f, 0) for f in ("replicas", "readyReplicas", "desiredReplicas")]
+        return numbers == [count] * 3 and condition(found, "Ready") == "True"
+
+    return check
+
+
+def test_a_default_pool_is_made_for_the_first_step_and_gives_way_to_another(
+    cluster: Cluster,
+) -> None:
+    cluster.apply(simulated("fast") + agent("worker", "fast"))
+    cluster.wait("agent", "worker", lambda a: condition(a, "Ready") == "True", "ready")
+    assert cluster.list("agentpools") == []
+    cluster.apply(workflow("first", steps_of("worker")))
+    assert cluster.finished("first")["status"]["phase"] == "Succeeded"
+    made = cluster.get("agentpool", "worker-default")
+    owner = cluster.get("agent", "worker")["metadata"]
+    (reference,) = made["metadata"]["ownerReferences"]
+    assert (reference["kind"], reference["uid"], reference["controller"]) == (
+        "Agent",
+        owner["uid"],
+        True,
+    )
+    assert made["metadata"]["labels"] == {
+        "app.kubernetes.io/managed-by": "corral",
+        "corral.dev/agent": "worker",
+    }
+    cluster.apply(pool("worker"))
+    cluster.gone("agentpool", "corral.dev/agent=worker")
+    cluster.gone("pod", "corral.dev/pool=worker-default", timeout=60)
+    cluster.apply(workflow("second", steps_of("worker")))
+    assert cluster.finished("second")["status"]["phase"] == "Succeeded"
+    assert [found["metadata"]["name"] for found in cluster.list("agentpools")] == ["worker"]
+
+
+def test_a_pool_is_scaled_by_hand_and_by_the_work(cluster: Cluster) -> None:
+    cluster.apply(
+        simulated("slow", SLOW)
+        + agent("fixed", "slow")
+        + pool("fixed", "concurrency: 1")
+        + agent("elastic", "slow")
+        + pool("elastic", f"concurrency: 2\n{AT_ONCE} scaleDownStabilization: 2s}}")
+    )
+    cluster.wait("agentpool", "fixed", ready(1), "at one worker")
+    cluster.wait("agentpool", "elastic", ready(0), "without a worker")
+    assert pods(cluster, "elastic") == []
+    cluster.kubectl("scale", "agentpool/fixed", "--replicas=2")
+    cluster.apply(workflow("work", steps_of("elastic", 6)))
+    cluster.wait("agentpool", "fixed", ready(2), "at two workers")
+    cluster.wait("agentpool", "elastic", lambda p: p["status"]["readyReplicas"] == 3, "at three")
+    assert cluster.finished("work")["status"]["phase"] == "Succeeded"
+    cluster.kubectl("scale", "agentpool/fixed", "--replicas=0")
+    cluster.wait("agentpool", "fixed", ready(0), "at no worker")
+    cluster.wait("agentpool", "elastic", ready(0), "without a worker again")
+    cluster.gone("pod", "app.kubernetes.io/component=worker")
+    scale = "/apis/corral.dev/v1alpha1/namespaces/{}/agentpools/fixed/scale"
+    found = json.loads(cluster.kubectl("get", "--raw=" + scale.format(cluster.namespace)).stdout)
+    assert "corral.dev/pool=fixed" in found["status"]["selector"]
+    refused = cluster.kubectl("scale", "agentpool/elastic", "--replicas=2", check=False)
+    assert "replicas can't change while autoscaling is set" in refused.stderr
+    # Nobody is there for it, and that is said.
+    cluster.apply(workflow("stuck", steps_of("fixed")))
+    stuck = cluster.wait(
+        "workflow", "stuck", lambda w: reason(w, "Reconciling") == "NoCapacity", "told why", 10
+    )
+    assert why(stuck, "Reconciling") == "NoCapacity: Agent 'fixed': pool fixed has replicas: 0"
+    cluster.kubectl("scale", "agentpool/fixed", "--replicas=1")
+    assert cluster.finished("stuck")["status"]["phase"] == "Succeeded"
+
+
+KILLER = """
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, namespace: default}
+spec:
+  hostPID: true
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: killer
+    image: localhost/corral:dev
+    imagePullPolicy: IfNotPresent
+    command: [sleep, "300"]
+    securityContext: {privileged: true, runAsUser: 0}
+"""
+KILL = """
+import os, pathlib, sys
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        ours = sys.argv[1] in (process / "cgroup").read_text().replace("_", "-")
+        if ours and b"worker" in (process / "cmdline").read_bytes():
+            os.kill(int(process.name), 9)
+            print("killed", process.name)
+    except OSError:
+        pass
+"""
+
+
+@pytest.fixture
+def killer(cluster: Cluster) -> Iterator[str]:
+    """A pod from which the node's processes can be killed."""
+    name = f"killer-{cluster.namespace}"
+    cluster.kubectl("create", "--namespace=default", "-f", "-", input=KILLER.replace("NAME", name))
+    yield name
+    cluster.kubectl("delete", "--namespace=default", "pod", name, "--wait=false")
+
+
+def test_dead_workers_are_replaced_and_their_work_is_done_elsewhere(
+    cluster: Cluster, killer: str
+) -> None:
+    cluster.apply(
+        simulated("slow", SLOW)
+        + agent("killed", "slow")
+        + pool("killed")
+        + agent("deleted", "slow")
+        + pool("deleted")
+    )
+    names = ("killed", "deleted")
+    for name in names:
+        cluster.wait("agentpool", name, ready(1), "at one worker")
+    ready_to_kill = ("wait", "--namespace=default", "--for=condition=Ready", "--timeout=60s")
+    cluster.kubectl(*ready_to_kill, f"pod/{killer}")
+    before = {name: pods(cluster, name)[0]["metadata"] for name in names}
+    cluster.apply("".join(workflow(name, steps_of(name)) for name in names))
+    for name in names:
+        cluster.wait("workflow", name, lambda w: phases(w)["a"] == "Running", "running")
+    cluster.kubectl("delete", "pod", before["deleted"]["name"], "--force", "--grace-period=0")
+    kill = ("exec", "--namespace=default", killer, "--", "python", "-c", KILL)
+    assert "killed" in cluster.kubectl(*kill, before["killed"]["uid"]).stdout
+    for name in names:
+        found = cluster.finished(name)
+        assert found["status"]["phase"] == "Succeeded"
+        assert rows(found)["a"]["attempts"] == 2
+        cluster.wait("agentpool", name, ready(1), "at one worker again")
+        (pod,) = pods(cluster, name)
+        assert pod["metadata"]["uid"] != before[name]["uid"]
+
+
+RULES = """
+rules:
+- {match: ^long, latency: 8s, reply: long}
+- {match: ., reply: short}
+"""
+
+
+def test_a_new_revision_rolls_out_under_a_step_that_runs(cluster: Cluster) -> None:
+    said = "instructions: You are the {} one."
+    cluster.apply(
+        model_server(RULES) + agent("talker", "served", said.format("old")) + pool("talker")
+    )
+    cluster.kubectl("rollout", "status", "deployment/model-server", "--timeout=60s")
+    cluster.wait("agentpool", "talker", ready(1), "at one worker")
+    old = pods(cluster, "talker")[0]["metadata"]
+    first = cluster.get("agent", "talker")["status"]["revision"]
+    spec = """
+        steps:
+        - {name: running, agentRef: {name: talker}, input: long}
+        - {name: later, dependsOn: [running], agentRef: {name: talker}, input: short}
+    """
+    cluster.apply(workflow("across", spec))
+    cluster.wait("workflow", "across", lambda w: phases(w)["running"] == "Running", "running")
+    cluster.apply(agent("talker", "served", said.format("new")))
+    cluster.apply(workflow("fresh", steps_of("talker")))
+    fresh = cluster.finished("fresh")
+    across = cluster.get("workflow", "across")
+    assert phases(across)["running"] == "Running", "the new worker waited for the old one"
+    across = cluster.finished("across")
+    assert {row["phase"] for row in across["status"]["steps"]} == {"Succeeded"}
+    assert [row["attempts"] for row in across["status"]["steps"]] == [1, 1]
+    assert fresh["status"]["phase"] == "Succeeded"
+    assert cluster.get("agent", "talker")["status"]["revision"] != first
+    cluster.wait("agentpool", "talker", ready(1), "at one worker")
+    (pod,) = pods(cluster, "talker")
+    assert pod["metadata"]["uid"] != old["uid"]
+    asked = {one["attemptID"].split(".")[1]: one for one in journal(cluster)}
+    assert set(asked) == {"running", "later", "a"}
+
+    # The old instructions for what had begun, the new ones for all else.
+    def digest(which: str, prompt: str) -> str:
+        text = f"You are the {which} one.\n{prompt}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    assert asked["running"]["digest"] == digest("old", "long")
+    assert asked["later"]["digest"] == digest("new", "short")
+
+    # A change of the Model rolls the pods too; one of the price does not.
+    change = {"spec": {"price": {"inputPerMillionUSD": "9", "outputPerMillionUSD": "9"}}}
+    cluster.patch("model", "served", change)
+    cluster.patch("model", "served", {"spec": {"timeout": "21s"}})
+    cluster.wait(
+        "agentpool",
+        "talker",
+        lambda p: (
+            ready(1)(p) and pods(cluster, "talker")[0]["metadata"]["uid"] != pod["metadata"]["uid"]
+        ),
+        "of another worker",
+    )
+
+
+TEMPLATE = """
+template:
+  labels: {tier: gold, corral.dev/pool: forged, app.kubernetes.io/name: forged}
+  annotations: {note: hello, corral.dev/worker-config: forged}
+  env: [{name: GREETING, value: hi}, {name: POD_UID, value: forged}]
+  resources: {requests: {memory: 600Mi}}
+"""
+
+
+def test_the_pool_s_template_reaches_the_pod_without_what_is_reserved(cluster: Cluster) -> None:
+    cluster.apply(simulated("fast") + agent("shaped", "fast") + pool("shaped", TEMPLATE))
+    cluster.wait("agentpool", "shaped", ready(1), "at one worker")
+    (pod,) = cluster.list("pods")
+    assert pod["metadata"]["labels"] == {
+        "tier": "gold",
+        "app.kubernetes.io/name": "corral",
+        "app.kubernetes.io/component": "worker",
+        "app.kubernetes.io/managed-by": "corral",
+        "app.kubernetes.io/part-of": "corral",
+        "corral.dev/agent": "shaped",
+        "corral.dev/pool": "shaped",
+        "corral.dev/revision": pod["metadata"]["labels"]["corral.dev/revision"],
+        "corral.dev/slot": "0",
+    }
+    assert pod["metadata"]["annotations"]["note"] == "hello"
+    assert "forged" not in json.dumps(pod)
+    (container,) = pod["spec"]["containers"]
+    assert {"name": "GREETING", "value": "hi"} in container["env"]
+    assert container["resources"]["limits"]["memory"] == "600Mi"
+    (owner,) = pod["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"]) == ("AgentPool", "shaped")
+
+
+KEYED = """
+provider: openai
+name: gpt-5-mini
+baseURL: http://127.0.0.1:9/v1
+apiKeySecretRef: {name: missing, key: openai}
+"""
+BROKEN = {
+    "keyless": ("", "Model keyed has no API key: Secret missing has no key openai"),
+    "nowhere": ("template: {nodeSelector: {planet: mars}}", "Unschedulable: 0/1 nodes"),
+    "too-large": ("template: {resources: {requests: {memory: 900Gi}}}", "Insufficient memory"),
+    "impossible": (
+        "template: {resources: {requests: {memory: 2Gi}, limits: {memory: 1Gi}}}",
+        "pods can't be made: ",
+    ),
+    "unmade": ("", "no AgentPool names it, and its defaultPool is Disabled"),
+}
+FIXED = {
+    "nowhere": {"nodeSelector": None},
+    "too-large": {"resources": None},
+    "impossible": {"resources": None},
+}
+
+
+@pytest.fixture
+def broken(cluster: Cluster) -> Iterator[Cluster]:
+    """Agents whose workers can't start, each for another reason, and a Workflow for each."""
+    made = manifest("Model", "keyed", KEYED) + simulated("fast")
+    for name, (spec, _) in BROKEN.items():
+        model = "keyed" if name == "keyless" else "fast"
+        made += agent(name, model, "defaultPool: Disabled" if name == "unmade" else "")
+        made += "" if name == "unmade" else pool(name, spec)
+        made += workflow(name, steps_of(name))
+    cluster.apply(made)
+    yield cluster
+
+
+def test_a_worker_that_can_t_start_is_told_of_and_recovers_when_mended(broken: Cluster) -> None:
+    cluster = broken
+    for name, (_, message) in BROKEN.items():
+        waits = (
+            "workflow",
+            name,
+            lambda w, text=message: text in why(w, "Reconciling"),
+            "told why",
+            30,
+        )
+        found = cluster.wait(*waits)
+        assert reason(found, "Reconciling") == "NoCapacity"
+        assert message in found["status"]["message"]
+        assert phases(found) == {"a": "Queued"}
+        of_agent = cluster.wait(
+            "agent", name, lambda a, text=message: text in why(a, "Ready"), "told why", 10
+        )
+        assert condition(of_agent, "Ready") == "False"
+        assert condition(of_agent, "Reconciling") == "True"
+        if name != "unmade":
+            of_pool = cluster.wait(
+                "agentpool", name, lambda p, text=message: text in why(p, "Ready"), "told why", 10
+            )
+            assert (condition(of_pool, "Ready"), reason(of_pool, "Ready")) == ("False", "PodFailed")
+    assert cluster.list("events", "--field-selector=reason=PodFailed") != []
+    cluster.kubectl("create", "secret", "generic", "missing", "--from-literal=openai=key")
+    for name, changes in FIXED.items():
+        cluster.patch("agentpool", name, {"spec": {"template": changes}})
+    cluster.apply(pool("unmade"))
+    for name in ("unmade", *FIXED):
+        assert cluster.finished(name)["status"]["phase"] == "Succeeded"
+        cluster.wait("agent", name, lambda a: condition(a, "Ready") == "True", "ready again")
+        cluster.wait("agentpool", name, ready(1), "at one worker")
+    # The kubelet looks at Secrets once a minute or so.
+    found = cluster.finished("keyless", timeout=150)
+    assert rows(found)["a"]["reason"] == "ModelUnavailable"
+
+
+def test_a_bad_pool_does_not_disturb_a_good_one_of_the_same_agent(cluster: Cluster) -> None:
+    bad = manifest("AgentPool", "bad", "agentRef: {name: two}\n" + BROKEN["nowhere"][0])
+    cluster.apply(simulated("fast") + agent("two", "fast") + bad)
+    cluster.wait(
+        "agent", "two", lambda a: "pool bad" in why(a, "Ready"), "told of the bad pool", 30
+    )
+    cluster.apply(pool("two"))
+    cluster.wait("agent", "two", lambda a: condition(a, "Ready") == "True", "ready")
+    cluster.wait("agentpool", "two", ready(1), "at one worker")
+    cluster.apply(workflow("through", steps_of("two")))
+    assert cluster.finished("through")["status"]["phase"] == "Succeeded"
+    cluster.kubectl("delete", "agentpool", "two")
+    cluster.wait(
+        "agent", "two", lambda a: "pool bad" in why(a, "Ready"), "told of the bad pool", 30
+    )
+    cluster.kubectl("delete", "agentpool", "bad")
+    cluster.wait("agent", "two", lambda a: condition(a, "Ready") == "True", "ready without any")

@@ -1,0 +1,280 @@
+"""What a cluster's users, pods and workers can't do."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import fresh_namespace
+from tests.cluster.harness import OPERATOR, Json, why
+from tests.cluster.lab import SYSTEM, Lab, agent, operator_metrics, operators, step, workflow
+
+CANARY = "sk-canary-3f9a1c77e0"
+RULES = {"latency": "100ms", "rules": [{"match": "^fail", "fault": "ServerError"}]}
+
+# Reads the arguments as JSON, makes the calls, prints their statuses and bodies.
+CALLER = """
+import json, sys, urllib.request, urllib.error
+out = []
+for call in json.loads(sys.argv[1]):
+    headers = dict(call["headers"])
+    if call.get("file"):
+        headers["Authorization"] = "Bearer " + open(call["file"]).read().strip()
+    data = json.dumps(call["body"]).encode() if call.get("body") is not None else None
+    request = urllib.request.Request(call["url"], data, headers, method=call["method"])
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            out.append([answer.status, answer.read().decode()])
+    except urllib.error.HTTPError as error:
+        out.append([error.code, error.read().decode()])
+print(json.dumps(out))
+"""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with fresh_namespace() as cluster:
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "key"},
+            "stringData": {"key": CANARY},
+        }
+        cluster.apply(yaml.safe_dump(secret))
+        made = Lab(cluster)
+        objects = agent("worker", model="secret", replicas=2, concurrency=4)
+        spec = {
+            "provider": "openai",
+            "name": "gpt-5-mini",
+            "baseURL": "http://model-server/v1",
+            "apiKeySecretRef": {"name": "key", "key": "key"},
+        }
+        model = {
+            "apiVersion": "corral.dev/v1alpha1",
+            "kind": "Model",
+            "metadata": {"name": "secret"},
+            "spec": spec,
+        }
+        made.build(RULES, model, *objects)
+        yield made
+
+
+def test_nobody_but_the_operator_writes_status(lab: Lab) -> None:
+    lab.start(workflow("forged", step("one")))
+    lab.cluster.finished("forged")
+    for kind, name in (("workflow", "forged"), ("agent", "worker"), ("agentpool", "worker")):
+        forged = {"status": {"phase": "Failed", "message": "forged", "replicas": 9}}
+        done = lab.cluster.kubectl(
+            "patch", kind, name, "--subresource=status", "--type=merge",
+            f"--patch={json.dumps(forged)}", check=False,
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert "only the operator's account" in done.stderr
+
+
+def test_no_pod_without_the_operators_token_for_it_gets_anything_from_a_worker(lab: Lab) -> None:
+    one, other = lab.workers()
+    address = f"http://{one['status']['podIP']}:8080"
+    # The operator's own tokens, as only the operator can ask for them.
+    right, wrong = (
+        SYSTEM.kubectl(
+            "create", "token", "corral-operator", f"--audience={pod['metadata']['uid']}"
+        ).stdout.strip()
+        for pod in (one, other)
+    )
+    default = SYSTEM.kubectl("create", "token", "corral-operator").stdout.strip()
+    body = {"message": {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "hi"}]}}
+    paths = [("POST", "/message:send", body), ("GET", "/corral/v1/inventory", None)]
+    paths += [("POST", "/corral/v1/drain", {}), ("POST", "/", {"jsonrpc": "2.0"})]
+    tokens = [None, "garbage", wrong, default, "FILE", "AUDIENCE"]
+    calls: list[Json] = []
+    for method, path, content in paths:
+        for token in tokens:
+            call: Json = {"method": method, "url": address + path, "body": content}
+            call["headers"] = {"Content-Type": "application/json", "A2A-Version": "1.0"}
+            if token == "FILE":
+                call["file"] = "/tokens/plain"
+            elif token == "AUDIENCE":
+                call["file"] = "/tokens/aimed"
+            elif token is not None:
+                call["headers"]["Authorization"] = f"Bearer {token}"
+            calls.append(call)
+    good = {"method": "GET", "url": f"{address}/corral/v1/inventory", "body": None}
+    good["headers"] = {"Authorization": f"Bearer {right}"}
+    *refused, answered = _from_a_pod(lab, [*calls, good], one["metadata"]["uid"])
+    assert len(refused) == len(paths) * len(tokens)
+    assert {status for status, _ in refused} == {401}
+    assert len({text for _, text in refused}) == 1, "the answers tell what is wrong with a token"
+    assert answered[0] == 200
+    assert json.loads(answered[1])["draining"] is False
+
+
+def _from_a_pod(lab: Lab, calls: list[Json], audience: str) -> list[tuple[int, str]]:
+    """Makes calls from a pod of a user in the same namespace, with tokens of its own account."""
+    projected = [
+        {"serviceAccountToken": {"path": "plain"}},
+        {"serviceAccountToken": {"path": "aimed", "audience": audience}},
+    ]
+    container = {
+        "name": "caller",
+        "image": "localhost/corral:dev",
+        "command": ["/opt/corral/bin/python", "-c", CALLER, json.dumps(calls)],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "tokens", "mountPath": "/tokens"}],
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "caller"},
+        "spec": {
+            "restartPolicy": "Never",
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "fsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": [{"name": "tokens", "projected": {"sources": projected}}],
+        },
+    }
+    lab.cluster.apply(yaml.safe_dump(pod))
+    ended = lab.cluster.wait(
+        "pod", "caller", lambda p: p["status"]["phase"] in ("Succeeded", "Failed"), "ended"
+    )
+    logs = lab.cluster.kubectl("logs", "caller").stdout
+    assert ended["status"]["phase"] == "Succeeded", logs
+    answers: list[tuple[int, str]] = json.loads(logs)
+    return answers
+
+
+def test_worker_pods_are_restricted_and_have_no_account(lab: Lab) -> None:
+    for pod in lab.workers():
+        spec = pod["spec"]
+        [container] = spec["containers"]
+        security = container["securityContext"]
+        assert spec["automountServiceAccountToken"] is False
+        sources = [
+            source for v in spec["volumes"] for source in v.get("projected", {}).get("sources", [])
+        ]
+        assert sources == []
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        name = pod["metadata"]["name"]
+        status = lab.cluster.kubectl("exec", name, "--", "cat", "/proc/self/status").stdout
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        assert fields["CapEff"].strip() == fields["CapBnd"].strip() == "0" * 16
+        assert fields["Uid"].split()[0] != "0"
+        assert fields["NoNewPrivs"].strip() == "1"
+        found = lab.cluster.kubectl("exec", name, "--", "find", "/var/run/secrets", "-type", "f")
+        assert found.stdout == ""
+        done = lab.cluster.kubectl("exec", name, "--", "touch", "/opt/x", check=False)
+        assert "Read-only file system" in done.stderr
+
+
+EXPECTED_RIGHTS = {
+    "models.corral.dev": "get list watch",
+    "agents.corral.dev": "get list watch",
+    "workflows.corral.dev": "get list watch",
+    "agentpools.corral.dev": "create delete get list watch",
+    "models.corral.dev/status": "update",
+    "agents.corral.dev/status": "update",
+    "agentpools.corral.dev/status": "update",
+    "workflows.corral.dev/status": "update",
+    "pods": "create delete get list watch",
+    "events": "list",
+    "events.events.k8s.io": "create",
+    "leases.coordination.k8s.io": "create get update",
+    "serviceaccounts/token": "create",
+}
+"""Every right of the operator's account. list and watch are kopf's, and of the sweep for ghosts;
+get is for what conflicts; the rest are passes', the Events', the Lease's and the tokens'."""
+
+
+def test_the_operators_account_has_the_rights_that_it_uses_and_none_on_secrets() -> None:
+    as_operator = ("--as", OPERATOR)
+    listed = SYSTEM.kubectl("auth", "can-i", "--list", "--no-headers", *as_operator).stdout
+    found: dict[str, set[str]] = {}
+    for line in listed.splitlines():
+        resource, verbs = line.split()[0], line[line.rindex("[") + 1 : line.rindex("]")]
+        if not resource.startswith(("[", "selfsubject")):
+            found.setdefault(resource, set()).update(verbs.split())
+    assert {name: " ".join(sorted(verbs)) for name, verbs in found.items()} == EXPECTED_RIGHTS
+    for verb in ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"):
+        for scope in ("--all-namespaces", "--namespace=corral-system"):
+            done = SYSTEM.kubectl(
+                "auth", "can-i", verb, "secrets", scope, *as_operator, check=False
+            )
+            assert done.stdout.strip() == "no"
+
+
+def test_a_key_appears_nowhere_but_at_the_provider(lab: Lab) -> None:
+    names = [f"canary-{n}" for n in range(3)]
+    lab.start(workflow(names[0], step("one")))
+    lab.start(workflow(names[1], step("one", input="fail")))
+    lab.start(workflow(names[2], step("one", input=f"say it back: {CANARY[:9]}")))
+    for name in names:
+        lab.cluster.finished(name)
+    kinds = "workflows,agents,agentpools,models,pods,events,configmaps"
+    texts = {"objects": lab.cluster.kubectl("get", kinds, "--output=json").stdout}
+    texts["events"] = lab.cluster.kubectl("get", "events.events.k8s.io", "--output=json").stdout
+    for pod in lab.workers():
+        name = pod["metadata"]["name"]
+        texts[name] = lab.cluster.kubectl("logs", name).stdout
+        path = f"/api/v1/namespaces/{lab.cluster.namespace}/pods/{name}:8080/proxy/metrics"
+        texts[f"metrics of {name}"] = lab.cluster.kubectl("get", f"--raw={path}").stdout
+        seen = lab.cluster.kubectl(
+            "exec", name, "--", "sh", "-c", "cat /etc/corral/keys/secret/key"
+        )
+        assert seen.stdout == CANARY, "the canary is not where it belongs"
+        environment = lab.cluster.kubectl("exec", name, "--", "cat", "/proc/1/environ").stdout
+        texts[f"environment of {name}"] = environment
+    for pod in operators():
+        texts["operator"] = SYSTEM.kubectl("logs", pod["metadata"]["name"]).stdout
+    for where, text in texts.items():
+        assert CANARY not in text, f"the key is in: {where}"
+
+
+def test_metrics_name_no_runs(lab: Lab) -> None:
+    uid = lab.start(workflow("a-run-with-a-name", step("stepWithAName")))
+    lab.cluster.finished("a-run-with-a-name")
+    texts = [operator_metrics()]
+    for pod in lab.workers():
+        path = f"/api/v1/namespaces/{lab.cluster.namespace}/pods/{pod['metadata']['name']}"
+        texts.append(lab.cluster.kubectl("get", f"--raw={path}:8080/proxy/metrics").stdout)
+    for text in texts:
+        assert "corral_" in text
+        for name in ("a-run-with-a-name", "stepWithAName", uid):
+            assert name not in text
+
+
+def test_a_pod_that_says_it_is_a_worker_is_given_no_work(lab: Lab) -> None:
+    [real, _] = lab.workers()
+    labels = {**real["metadata"]["labels"], "corral.dev/slot": "7"}
+    impostor = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "impostor", "labels": labels},
+        "spec": {**real["spec"], "nodeName": None},
+    }
+    for volume in list(impostor["spec"]["volumes"]):
+        if volume["name"].startswith("kube-api-access"):
+            impostor["spec"]["volumes"].remove(volume)
+    lab.cluster.apply(yaml.safe_dump(impostor))
+    time.sleep(2)
+    runs = [lab.start(workflow(f"offered-{n}", step("one"), step("two"))) for n in range(4)]
+    for n in range(4):
+        done = lab.cluster.finished(f"offered-{n}")
+        assert done["status"]["phase"] == "Succeeded", why(done, "Succeeded")
+    assert runs
+    assert lab.cluster.get("agentpool", "worker")["status"]["replicas"] == 2
+    log = SYSTEM.kubectl("logs", operators()[0]["metadata"]["name"], "--since=30s").stdout
+    assert "attempt" not in log or "impostor" not in log
+    lab.cluster.kubectl("delete", "pod", "impostor", "--force", "--grace-period=0")

@@ -1,0 +1,1 @@
+"""Load on a cluster with corral installed: ``python -m tests.load``."""
