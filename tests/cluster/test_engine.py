@@ -291,7 +291,7 @@ GRAPHS = {
     "failFast": Case(
         graph(
             call("a", who="down"),
-            "- {name: pause, wait: {duration: 700ms}}",
+            "- {name: pause, wait: {duration: 8s}}",  # longer than `a` may wait for a slot
             call("after", "pause"),
         ),
         "a=Failed pause=Succeeded after=Omitted",
@@ -641,6 +641,7 @@ def test_usage_and_cost_are_exact_and_the_unknown_is_absent(team: Cluster) -> No
         "requests": 5,
         "inputTokens": 250,
         "outputTokens": 100,
+        "totalTokens": 350,
         "costUSD": "0.00045",
         "unpricedRequests": 0,
         "simulatedRequests": 5,
@@ -649,6 +650,7 @@ def test_usage_and_cost_are_exact_and_the_unknown_is_absent(team: Cluster) -> No
         "requests": 1,
         "inputTokens": 50,
         "outputTokens": 20,
+        "totalTokens": 70,
         "unpricedRequests": 1,
         "simulatedRequests": 1,
     }

@@ -7,7 +7,6 @@ only kind of handler in use: it writes nothing to the objects, neither annotatio
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import threading
@@ -24,7 +23,8 @@ from corral.plan.names import OPERATOR, WORKER_SELECTOR
 log = logging.getLogger(__name__)
 
 RESTART_AFTER = 0.5
-"""Seconds; kopf itself takes five to end after an error."""
+BEAT = 0.5
+"""Seconds between two looks at whether all watches are there."""
 Saw = Callable[[Kind, str | None, Json], None]
 
 
@@ -76,7 +76,6 @@ class Watches:
         self._main = main
         self._alive_at = monotonic()
         self._stop = threading.Event()
-        self._end: Callable[[], object] = lambda: None
 
     def start(self) -> None:
         # kopf warns that it leaves signals alone, which is what is wanted of it.
@@ -86,7 +85,6 @@ class Watches:
     def stop(self) -> None:
         """Ends the watches, and does not wait for it."""
         self._stop.set()
-        self._end()
 
     @property
     def alive(self) -> bool:
@@ -100,39 +98,56 @@ class Watches:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._alive_at = monotonic()
+            loop = asyncio.new_event_loop()
             try:
-                asyncio.run(self._watch())
-            except Exception:
+                loop.run_until_complete(self._watch())
+            except (Exception, asyncio.CancelledError):  # kopf cancels all that is in its loop
                 log.exception("the watches ended; they are started again")
+            finally:
+                _abandon(loop)
             self._stop.wait(RESTART_AFTER)
 
     async def _watch(self) -> None:
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        """Runs kopf until it ends, or begins to.
 
-        def beat() -> None:
-            # Not a task: kopf waits for every task of its loop when it ends.
-            self._alive_at = monotonic()
-            loop.call_later(5, beat)
-
-        def end() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(ended.set)
-
-        beat()
-        self._end = end
-        if self._stop.is_set():
-            return
-        try:
-            await kopf.operator(
+        After an error in one watch kopf stops the others, and may wait for ever: they log in anew
+        while nobody gives them a login any more. So the first watch that ends, ends all.
+        """
+        operator = asyncio.create_task(
+            kopf.operator(
                 registry=_registry(self._tell),
                 clusterwide=True,
                 standalone=True,
                 # Else kopf asks for the user's name, which a container's user need not have.
                 identity=Identity(OPERATOR),
-                stop_flag=ended,
             )
-        finally:
-            self._end = lambda: None
+        )
+        most = 0
+        while not operator.done():
+            self._alive_at = monotonic()
+            watching = sum(
+                task.get_name().startswith("watcher for ") and not task.cancelling()
+                for task in asyncio.all_tasks()
+            )
+            if self._stop.is_set():
+                return
+            if watching < most:
+                log.warning("a watch ended; all are started again")
+                return
+            most = watching
+            await asyncio.wait({operator}, timeout=BEAT)
+        operator.result()
 
     def _tell(self, kind: Kind, event: str | None, obj: Json) -> None:
         self._main.call_soon_threadsafe(self._saw, kind, event, obj)
+
+
+def _abandon(loop: asyncio.AbstractEventLoop) -> None:
+    """Ends a loop and what is left in it, without waiting long for what does not want to end."""
+    loop.set_exception_handler(lambda *_: None)  # "destroyed but pending": that is known here
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.wait(left, timeout=1))
+    loop.close()

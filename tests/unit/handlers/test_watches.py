@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from kopf._core.reactor import running
 
 from corral.handlers import watches as module
 from corral.handlers.watches import Watches
@@ -134,6 +133,7 @@ async def watching(
     api: WatchApi, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Watches, list[str], str]]:
     monkeypatch.setattr(module, "RESTART_AFTER", 0.02)
+    monkeypatch.setattr(module, "BEAT", 0.05)
     plain = module._settings
 
     def impatient(settings: Any) -> None:
@@ -142,12 +142,6 @@ async def watching(
         settings.watching.reconnect_backoff = 0.02
         settings.networking.error_backoffs = [0.02]
 
-    async def wait(tasks: Any, *, timeout: float | None = None, **options: Any) -> Any:
-        # Five seconds are kopf's own wait for its tasks when it ends.
-        return await plain_wait(tasks, timeout=timeout and 0.1, **options)
-
-    plain_wait = running.aiotasks.wait
-    monkeypatch.setattr(running.aiotasks, "wait", wait)
     monkeypatch.setattr(module, "_settings", impatient)
     seen: list[str] = []
 
