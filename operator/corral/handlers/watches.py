@@ -76,15 +76,20 @@ class Watches:
         self._main = main
         self._alive_at = monotonic()
         self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watches", daemon=True)
 
     def start(self) -> None:
         # kopf warns that it leaves signals alone, which is what is wanted of it.
         logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
-        threading.Thread(target=self._run, name="watches", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
-        """Ends the watches, and does not wait for it."""
+        """Has the watches end, which takes them a moment; see ``join``."""
         self._stop.set()
+
+    def join(self, timeout: float) -> None:
+        """Waits for the end of the watches."""
+        self._thread.join(timeout)
 
     @property
     def alive(self) -> bool:

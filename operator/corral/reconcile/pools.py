@@ -5,7 +5,7 @@ import logging
 from corral.api.errors import ConditionType, Reason
 from corral.api.pool import PoolSpec, PoolStatus
 from corral.dispatch.client import RefusedError, WorkerUnreachableError
-from corral.kube.client import CORE_EVENTS, PODS, POOLS, ApiError, Json
+from corral.kube.client import PODS, POOLS, ApiError, Json
 from corral.kube.events import post_event
 from corral.plan.conditions import condition, merge
 from corral.plan.names import LABEL_REVISION, LABEL_SLOT, selector, worker_labels
@@ -13,6 +13,7 @@ from corral.plan.observed import AgentView
 from corral.plan.pods import pod_manifest, pod_revision, pod_template, worker_config
 from corral.plan.pool import PodView, PoolMemory, PoolPlan, plan_pool
 from corral.plan.times import parse
+from corral.reconcile.pod_problems import PodProblems, end_of
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.store import ObjectKey
 from corral.reconcile.workflows import worker_of
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 
 STATUS_PERIOD = 5.0
 """Seconds between two writes of a pool's status for its counters alone."""
-START_PATIENCE = 8.0
-"""Seconds after which a pod that is not ready is asked why."""
 
 
 class Pools:
@@ -34,8 +33,7 @@ class Pools:
         self._world = world
         self._memory: dict[ObjectKey, PoolMemory] = {}
         self._written: dict[ObjectKey, float] = {}
-        self._problems: dict[str, str] = {}
-        """By pod UID: why it does not start."""
+        self._problems = PodProblems(world)
 
     async def reconcile(self, key: ObjectKey) -> None:
         """One pass.
@@ -69,7 +67,7 @@ class Pools:
         template = await self._template(key, spec, agent_key)
         revision = pod_revision(template)
         uid = obj["metadata"]["uid"]
-        await self._explain(key, self._pods_of(key, uid))
+        await self._problems.look(key, self._pods_of(key, uid))
         pods = self._pods_of(key, uid)
         memory = self._remembered(key, pods)
         plan = plan_pool(
@@ -136,7 +134,7 @@ class Pools:
             ended=ended,
             deleting=bool(meta.get("deletionTimestamp")),
             busy=self._world.slots.held_on(uid) + self._world.attempts.unacked(uid),
-            problem=_end_of(pod) if ended else ("" if ready else self._problems.get(uid, "")),
+            problem=end_of(pod) if ended else ("" if ready else self._problems.of(uid)),
         )
 
     def _offer_ready(
@@ -171,40 +169,6 @@ class Pools:
             for workflow in self._world.slots.waiting_for([agent_key]):
                 self._world.wake.workflow(workflow)
         return offered_any
-
-    async def _explain(self, key: ObjectKey, pods: list[PodView]) -> None:
-        """Finds out why pods do not start, once they have had their time."""
-        now = self._world.kube.now()
-        for pod in pods:
-            if pod.ready or pod.ended or pod.deleting:
-                self._problems.pop(pod.uid, None)
-                continue
-            raw = self._world.pods.by_uid(pod.uid)
-            if raw is None:
-                continue
-            found = _waiting_reason(raw)
-            if not found and now - pod.created >= START_PATIENCE:
-                found = await self._ask(key, raw)
-            if found:
-                self._problems[pod.uid] = f"pod {pod.name} can't start: {found}"[:512]
-            self._world.wake.pool(key, 2.0 if now - pod.created < 60 else 10.0)
-
-    async def _ask(self, key: ObjectKey, pod: Json) -> str:
-        """The worker's own word where it runs, else the kubelet's and the scheduler's Events."""
-        if (pod.get("status") or {}).get("podIP"):
-            try:
-                inventory = await self._world.worker.inventory(worker_of(pod))
-                if inventory.problem:
-                    return inventory.problem
-            except (RefusedError, WorkerUnreachableError, ApiError) as error:
-                log.info("%s does not say why it is not ready: %s", pod["metadata"]["name"], error)
-        events = await self._world.kube.list(
-            CORE_EVENTS, key[0], fields=f"involvedObject.uid={pod['metadata']['uid']},type=Warning"
-        )
-        events.sort(key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""))
-        if events:
-            return f"{events[-1].get('reason')}: {events[-1].get('message', '')}"
-        return "it is not ready yet, and nobody says why"
 
     def _tell_capacity(self, key: ObjectKey, agent: ObjectKey, capacity: Capacity | None) -> None:
         """Says what the pool does for its Agent now; None: the pool is gone."""
@@ -377,33 +341,3 @@ class Pools:
 
 def _status(obj: Json) -> PoolStatus:
     return PoolStatus.model_validate(obj.get("status") or {})
-
-
-def _waiting_reason(pod: Json) -> str:
-    """What the kubelet says of a container that can't start; empty while it merely starts."""
-    for container in (pod.get("status") or {}).get("containerStatuses") or []:
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        reason = waiting.get("reason", "")
-        if reason and reason not in ("ContainerCreating", "PodInitializing"):
-            return f"{reason}: {waiting.get('message', '')}".removesuffix(": ")
-    for found in (pod.get("status") or {}).get("conditions") or []:
-        if found["type"] == "PodScheduled" and found.get("reason") == "Unschedulable":
-            return f"Unschedulable: {found.get('message', '')}"
-    return ""
-
-
-def _end_of(pod: Json) -> str:
-    """Why a pod ended; empty where it ended well."""
-    status = pod.get("status") or {}
-    if status.get("phase") != "Failed":
-        return ""
-    for container in status.get("containerStatuses") or []:
-        ended = (container.get("state") or {}).get("terminated") or {}
-        if ended:
-            lines = str(ended.get("message") or "").strip().splitlines()
-            tail = f": {lines[-1][:300]}" if lines else ""
-            return (
-                f"pod {pod['metadata']['name']} ended with exit code {ended.get('exitCode')} "
-                f"({ended.get('reason')}){tail}"
-            )
-    return f"pod {pod['metadata']['name']} failed: {status.get('reason', 'unknown')}"

@@ -166,6 +166,7 @@ async def watching(
         finally:
             watches.stop()
             api.closing.set()
+            await asyncio.to_thread(watches.join, 5)
 
 
 async def until(condition: Callable[[], bool]) -> None:
