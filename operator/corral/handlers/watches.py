@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import Any
 
@@ -23,8 +23,9 @@ from corral.plan.names import OPERATOR, WORKER_SELECTOR
 log = logging.getLogger(__name__)
 
 RESTART_AFTER = 0.5
+LAST_MOMENTS = 0.3
 BEAT = 0.5
-"""Seconds between two looks at whether all watches are there."""
+"""Seconds between two signs of life."""
 Saw = Callable[[Kind, str | None, Json], None]
 
 
@@ -118,6 +119,9 @@ class Watches:
         After an error in one watch kopf stops the others, and may wait for ever: they log in anew
         while nobody gives them a login any more. So the first watch that ends, ends all.
         """
+        loop = asyncio.get_running_loop()
+        broken: asyncio.Future[str] = loop.create_future()
+        loop.set_task_factory(_tells_of_ended_watchers(broken))
         operator = asyncio.create_task(
             kopf.operator(
                 registry=_registry(self._tell),
@@ -127,32 +131,43 @@ class Watches:
                 identity=Identity(OPERATOR),
             )
         )
-        most = 0
-        while not operator.done():
+        while not operator.done() and not self._stop.is_set():
             self._alive_at = monotonic()
-            watching = sum(
-                task.get_name().startswith("watcher for ") and not task.cancelling()
-                for task in asyncio.all_tasks()
-            )
-            if self._stop.is_set():
+            if broken.done():
+                log.warning("%s has ended; all watches are started again", broken.result())
                 return
-            if watching < most:
-                log.warning("a watch ended; all are started again")
-                return
-            most = watching
-            await asyncio.wait({operator}, timeout=BEAT)
-        operator.result()
+            either: set[asyncio.Future[Any]] = {operator, broken}
+            await asyncio.wait(either, timeout=BEAT, return_when=asyncio.FIRST_COMPLETED)
+        if operator.done():
+            operator.result()
 
     def _tell(self, kind: Kind, event: str | None, obj: Json) -> None:
         self._main.call_soon_threadsafe(self._saw, kind, event, obj)
 
 
+def _tells_of_ended_watchers(broken: "asyncio.Future[str]") -> Callable[..., "asyncio.Task[Any]"]:
+    """A task factory for kopf's loop. Watchers are endless: the first that ends is told of."""
+
+    def ended(task: "asyncio.Task[Any]") -> None:
+        if task.get_name().startswith("watcher for ") and not broken.done():
+            broken.set_result(task.get_name())
+
+    def make(
+        loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any
+    ) -> "asyncio.Task[Any]":
+        task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
+        task.add_done_callback(ended)
+        return task
+
+    return make
+
+
 def _abandon(loop: asyncio.AbstractEventLoop) -> None:
     """Ends a loop and what is left in it, without waiting long for what does not want to end."""
     loop.set_exception_handler(lambda *_: None)  # "destroyed but pending": that is known here
-    left = asyncio.all_tasks(loop)
-    for task in left:
+    for task in asyncio.all_tasks(loop):
         task.cancel()
-    if left:
-        loop.run_until_complete(asyncio.wait(left, timeout=1))
+    # Not by a task that waits for them: kopf, as it ends, would cancel that as well.
+    loop.call_later(LAST_MOMENTS, loop.stop)
+    loop.run_forever()
     loop.close()

@@ -82,8 +82,8 @@ class EventBudget:
     the warnings.
     """
 
-    BURST = 25.0
-    PER_SECOND = 1.0
+    BURST = 50.0
+    PER_SECOND = 5.0
 
     def __init__(self) -> None:
         self._left = self.BURST
@@ -215,9 +215,16 @@ class Kube:
         meta = obj["metadata"]
         return await self._write("PUT", kind.path(meta["namespace"], meta["name"], "/status"), obj)
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
-        """Deletes the object of that UID; that it is gone already is no error."""
-        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+    async def delete(
+        self, kind: Kind, namespace: str, name: str, uid: str, grace: int | None = None
+    ) -> None:
+        """Deletes the object of that UID; that it is gone already is no error.
+
+        ``grace``: seconds that a pod has to end, if not what the pod itself says.
+        """
+        body: Json = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        if grace is not None:
+            body["gracePeriodSeconds"] = grace
         try:
             await self._write("DELETE", kind.path(namespace, name), body)
         except ApiError as error:

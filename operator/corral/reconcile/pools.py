@@ -22,6 +22,8 @@ from corral.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
+STOP_GRACE = 5
+"""Seconds that a worker has to end when its pool, its Agent or its Model was deleted."""
 STATUS_PERIOD = 5.0
 """Seconds between two writes of a pool's status for its counters alone."""
 
@@ -42,11 +44,12 @@ class Pools:
             RetryLaterError: the API server refused for now.
         """
         obj = self._world.pools.get(key)
-        if obj is None or obj["metadata"].get("deletionTimestamp"):
-            self._forget(key)
-            return
         try:
-            await self._pass(key, obj)
+            if obj is None or obj["metadata"].get("deletionTimestamp"):
+                await self._stop(key)
+                self._forget(key)
+            else:
+                await self._pass(key, obj)
         except ApiError as error:
             if error.conflict:
                 self._world.pools.see(await self._world.kube.get(POOLS, *key))
@@ -233,15 +236,11 @@ class Pools:
     async def _without_agent(
         self, key: ObjectKey, obj: Json, spec: PoolSpec, view: AgentView | None
     ) -> None:
-        """No Agent, or one that can't work: its workers go once they are idle."""
-        for pod in self._world.pods.of_pool(key):
-            seen = self._pod_view(pod)
-            agent_key = (key[0], spec.agent_ref.name)
-            self._world.slots.offer(worker_of(pod), agent_key, "", spec.concurrency, False)
-            if seen.busy:
-                self._world.wake.pool(key, STATUS_PERIOD)  # nobody else tells when it is idle
-            elif not seen.deleting:
-                await self._world.kube.delete(PODS, key[0], seen.name, seen.uid)
+        """No Agent or no Model: its workers end. One that can't work: they go once idle."""
+        if view is None or view.reason is Reason.MODEL_NOT_FOUND:
+            await self._stop(key)
+        else:
+            await self._retire(key)
         name = spec.agent_ref.name
         if view is None:
             reason, message = Reason.AGENT_NOT_FOUND, f"spec.agentRef: there is no Agent {name!r}"
@@ -250,6 +249,16 @@ class Pools:
         pods = len(self._world.pods.of_pool(key))
         status = PoolStatus(replicas=pods, selector=selector(worker_labels(name, key[1])))
         await self._write_status(key, obj, status, reason, message)
+
+    async def _retire(self, key: ObjectKey) -> None:
+        """Lets the workers take nothing more, and go once they are idle."""
+        for pod in self._world.pods.of_pool(key):
+            seen = self._pod_view(pod)
+            self._world.slots.close(seen.uid)
+            if seen.busy:
+                self._world.wake.pool(key, STATUS_PERIOD)  # nobody else tells when it is idle
+            elif not seen.deleting:
+                await self._world.kube.delete(PODS, key[0], seen.name, seen.uid)
 
     async def _status(
         self,
@@ -327,6 +336,20 @@ class Pools:
         problem = reason in (Reason.POD_FAILED, Reason.INVALID_SPEC)
         if problem and not any(c.message == message for c in previous.conditions):
             await post_event(self._world.kube, written, "Warning", reason, message)
+
+    async def _stop(self, key: ObjectKey) -> None:
+        """Ends the pool's workers, whatever they run: what they are for was deleted.
+
+        The garbage collector would let them drain, and go on to call a model that an admin took
+        away. Their attempts count as lost, and are made again if there is a worker to make them.
+        """
+        for pod in self._world.pods.of_pool(key):
+            meta = pod["metadata"]
+            self._world.slots.close(meta["uid"])
+            if meta.get("deletionGracePeriodSeconds", STOP_GRACE + 1) > STOP_GRACE:
+                await self._world.kube.delete(
+                    PODS, key[0], meta["name"], meta["uid"], grace=STOP_GRACE
+                )
 
     def _forget(self, key: ObjectKey) -> None:
         self._memory.pop(key, None)
