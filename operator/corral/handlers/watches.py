@@ -11,10 +11,12 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 import kopf
+from kopf._cogs.structs.credentials import Vault
 from kopf._core.engines.peering import Identity
 
 from corral.kube.client import AGENTS, MODELS, PODS, POOLS, WORKFLOWS, Json, Kind
@@ -105,15 +107,16 @@ class Watches:
         while not self._stop.is_set():
             self._alive_at = monotonic()
             loop = asyncio.new_event_loop()
+            vault = Vault()
             try:
-                loop.run_until_complete(self._watch())
+                loop.run_until_complete(self._watch(vault))
             except (Exception, asyncio.CancelledError):  # kopf cancels all that is in its loop
                 log.exception("the watches ended; they are started again")
             finally:
-                _abandon(loop)
+                _abandon(loop, vault)
             self._stop.wait(RESTART_AFTER)
 
-    async def _watch(self) -> None:
+    async def _watch(self, vault: Vault) -> None:
         """Runs kopf until it ends, or begins to.
 
         After an error in one watch kopf stops the others, and may wait for ever: they log in anew
@@ -129,6 +132,7 @@ class Watches:
                 standalone=True,
                 # Else kopf asks for the user's name, which a container's user need not have.
                 identity=Identity(OPERATOR),
+                vault=vault,
             )
         )
         while not operator.done() and not self._stop.is_set():
@@ -162,12 +166,17 @@ def _tells_of_ended_watchers(broken: "asyncio.Future[str]") -> Callable[..., "as
     return make
 
 
-def _abandon(loop: asyncio.AbstractEventLoop) -> None:
-    """Ends a loop and what is left in it, without waiting long for what does not want to end."""
+def _abandon(loop: asyncio.AbstractEventLoop, vault: Vault) -> None:
+    """Ends a loop and what is left in it, without waiting long for what does not want to end.
+
+    ``vault`` holds kopf's connections, which kopf closes only where its own end is orderly.
+    """
     loop.set_exception_handler(lambda *_: None)  # "destroyed but pending": that is known here
     for task in asyncio.all_tasks(loop):
         task.cancel()
     # Not by a task that waits for them: kopf, as it ends, would cancel that as well.
     loop.call_later(LAST_MOMENTS, loop.stop)
     loop.run_forever()
+    with suppress(TimeoutError):
+        loop.run_until_complete(asyncio.wait_for(vault.close(), LAST_MOMENTS))
     loop.close()

@@ -1,6 +1,7 @@
 """The watches over real HTTP: whatever breaks a stream, events keep coming."""
 
 import asyncio
+import gc
 import json
 import os
 from collections.abc import AsyncIterator, Callable
@@ -167,6 +168,7 @@ async def watching(
             watches.stop()
             api.closing.set()
             await asyncio.to_thread(watches.join, 5)
+            gc.collect()  # what was left open is told of in this test and no other
 
 
 async def until(condition: Callable[[], bool]) -> None:
