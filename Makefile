@@ -16,6 +16,7 @@ export CLUSTER
 # The clusters of the demo and of the tests stand side by side.
 NAME ?= corral
 TEST_NAME := test
+KUBECONFIG_FILE = $(CURDIR)/.cluster/$(if $(filter-out corral,$(NAME)),$(NAME)/)kubeconfig
 
 .PHONY: help
 help: ## This list
@@ -67,6 +68,12 @@ test: check unit ## Everything: checks, unit tests, and the tests on a real clus
 	  $(BIN)/pytest tests/cluster $(PYTEST_ARGS) || status=$$?; \
 	$(if $(KEEP),echo "kept: make cluster-down NAME=$(TEST_NAME)",$(MAKE) cluster-down NAME=$(TEST_NAME)); \
 	exit $$status
+
+.PHONY: bench
+bench: $(READY) ## Measure chains and a fan-out next to raw writes: .bench/report.json
+	@$(MAKE) --no-print-directory cluster
+	@mkdir -p .bench
+	@KUBECONFIG=$(KUBECONFIG_FILE) $(BIN)/python -m tests.load $(BENCH_ARGS) | tee .bench/report.json
 
 .PHONY: image
 image: $(READY) ## Build the image from the Dockerfile

@@ -4,7 +4,8 @@
 
 Chains: so many Workflows at once, each a chain of steps, on one pool of one worker. Wide: one
 Workflow that fans out once. The Model is simulated in the worker, so the model costs next to
-nothing, and what is measured is corral.
+nothing, and what is measured is corral. Floor: raw writes to the same API server in the same run,
+which is what a step would cost if it were nothing but a write.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from corral.kube.client import POOLS, WORKFLOWS, Json, Kind, Kube, connect
 
 GROUP = "corral.dev/v1alpha1"
 NAMESPACES = Kind("", "v1", "namespaces")
+CONFIG_MAPS = Kind("", "v1", "configmaps")
 _CPU = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
 _WRITES = re.compile(r"^corral_api_writes (\S+)$", re.MULTILINE)
 _CONFLICTS = re.compile(r"^corral_api_conflicts_total (\S+)$", re.MULTILINE)
@@ -104,6 +106,26 @@ async def _measure(
     return result
 
 
+async def _floor(kube: Kube, namespace: str, writers: int = 16, each: int = 25) -> Json:
+    """What the API server does without corral: PUTs of 1 KB objects, each writer its own."""
+
+    async def write(number: int) -> None:
+        body: Json = {"metadata": {"name": f"floor-{number}"}, "data": {"text": "x" * 1024}}
+        obj = await kube.create(CONFIG_MAPS, namespace, body)
+        for turn in range(each):
+            obj["data"]["turn"] = str(turn)
+            obj = await kube.put(CONFIG_MAPS, obj)
+
+    started, cpu = time.monotonic(), time.process_time()
+    await asyncio.gather(*(write(number) for number in range(writers)))
+    seconds, writes = time.monotonic() - started, writers * (each + 1)
+    return {
+        "writes": writes,
+        "writesPerSecond": round(writes / seconds, 1),
+        "clientCPUMillisecondsPerWrite": round((time.process_time() - cpu) / writes * 1000, 2),
+    }
+
+
 def _chain(name: str, length: int) -> Json:
     steps: list[Json] = []
     for number in range(length):
@@ -147,6 +169,7 @@ async def _run(options: argparse.Namespace) -> Json:
                     break
                 await asyncio.sleep(0.1)
             result: dict[str, Any] = {"options": vars(options)}
+            result["floor"] = await _floor(kube, namespace)
             if options.workflows:
                 chains = [_chain(f"chain-{n}", options.steps) for n in range(options.workflows)]
                 count = options.workflows * options.steps
