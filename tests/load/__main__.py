@@ -114,7 +114,8 @@ async def _floor(kube: Kube, namespace: str, writers: int = 16, each: int = 25) 
         obj = await kube.create(CONFIG_MAPS, namespace, body)
         for turn in range(each):
             obj["data"]["turn"] = str(turn)
-            obj = await kube.put(CONFIG_MAPS, obj)
+            path = CONFIG_MAPS.path(namespace, obj["metadata"]["name"])
+            obj = await kube.request("PUT", path, obj)
 
     started, cpu = time.monotonic(), time.process_time()
     await asyncio.gather(*(write(number) for number in range(writers)))
