@@ -253,7 +253,8 @@ def _class_of(refused: RefusedError) -> ErrorClass:
     """What a refusal means for the attempt: it goes elsewhere, and that is no retry."""
     if refused.reason in ("WrongWorker", "Tombstoned"):
         return ErrorClass.WORKER_LOST
-    if refused.reason in ("NoCapacity", "Draining", "RevisionMismatch"):
+    # Unauthorized: the worker does not know the API server's newest keys, and is being replaced.
+    if refused.reason in ("NoCapacity", "Draining", "RevisionMismatch", "Unauthorized"):
         return ErrorClass.NO_CAPACITY
     return ErrorClass.INTERNAL
 

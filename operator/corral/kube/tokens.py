@@ -8,15 +8,20 @@ made. So there is no shared secret, and a token that leaks from one worker opens
 import asyncio
 import base64
 import json
+import logging
 import time
 from typing import Any
 
 from corral.api.attempt import OperatorIdentity
-from corral.kube.client import SERVICE_ACCOUNTS, Kube
+from corral.kube.client import SERVICE_ACCOUNTS, ApiError, Kube
 from corral.plan.names import OPERATOR
+
+log = logging.getLogger(__name__)
 
 LIFETIME = 3600
 RENEW_BEFORE = 900.0
+KEYS_PERIOD = 600.0
+"""Seconds after which the API server's public keys are read again."""
 
 
 class Tokens:
@@ -28,6 +33,7 @@ class Tokens:
         self._tokens: dict[str, tuple[str, float]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._jwks: dict[str, Any] | None = None
+        self._read_at = 0.0
         self._issuer = ""
 
     async def token(self, pod_uid: str) -> str:
@@ -67,19 +73,30 @@ class Tokens:
         self._tokens.pop(pod_uid, None)
         self._locks.pop(pod_uid, None)
 
+    async def _read_keys(self) -> None:
+        jwks = await self._kube.request(
+            "GET", "/openid/v1/jwks", accept="application/jwk-set+json, application/json"
+        )
+        payload = (await self._request("corral")).split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        self._jwks, self._issuer, self._read_at = jwks, claims["iss"], time.monotonic()
+
     async def identity(self) -> OperatorIdentity:
         """What a worker needs in order to know this operator's tokens.
 
+        The keys are read again now and then: when the API server has got others, workers are of
+        another revision, and those that do not know the new keys are replaced.
+
         Raises:
-            ApiError: the API server's keys can't be read.
+            ApiError: the API server's keys can't be read, and never could.
         """
-        if self._jwks is None:
-            self._jwks = await self._kube.request(
-                "GET", "/openid/v1/jwks", accept="application/jwk-set+json, application/json"
-            )
-            payload = (await self._request("corral")).split(".")[1]
-            claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-            self._issuer = claims["iss"]
+        if self._jwks is None or time.monotonic() - self._read_at > KEYS_PERIOD:
+            try:
+                await self._read_keys()
+            except ApiError as error:
+                if self._jwks is None:
+                    raise
+                log.warning("the API server's keys can't be read again: %s", error)
         return OperatorIdentity(
             issuer=self._issuer,
             subject=f"system:serviceaccount:{self._namespace}:{OPERATOR}",

@@ -24,6 +24,12 @@ def log_context(**fields: str | None) -> Iterator[None]:
         _context.reset(token)
 
 
+def _timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with milliseconds, as status has it."""
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, the context's fields, extra fields."""
 
@@ -32,7 +38,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as a line of JSON."""
         line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": _timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
