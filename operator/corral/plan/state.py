@@ -77,10 +77,29 @@ class Worker(_State):
     url: str
 
 
-class Node(_State):
-    """One item of a step, or the step itself."""
+class _Phased(_State):
+    """What goes through phases to an end."""
 
     phase: StepPhase = StepPhase.PENDING
+    finished: float | None = None
+    reason: str | None = None
+    message: str | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.phase in FINAL_STEP_PHASES
+
+    def end(self, phase: StepPhase, now: float, reason: str = "", message: str = "") -> None:
+        """Moves to a final phase."""
+        self.phase = phase
+        self.finished = now
+        self.reason = reason or None
+        self.message = message[:1024] or None
+
+
+class Node(_Phased):
+    """One item of a step, or the step itself."""
+
     attempt: int = 0
     """The number of the last attempt that was started, from 1; part of its id."""
     retries: int = 0
@@ -90,56 +109,31 @@ class Node(_State):
     started: float | None = None
     """When the first attempt was started."""
     attempt_started: float | None = None
-    finished: float | None = None
     not_before: float | None = None
     deadline: float | None = None
     """When the attempt that runs has taken too long."""
     output: Any = None
-    reason: str | None = None
-    message: str | None = None
     used: Consumption = Field(default_factory=Consumption)
 
-    @property
-    def final(self) -> bool:
-        return self.phase in FINAL_STEP_PHASES
-
     def end(self, phase: StepPhase, now: float, reason: str = "", message: str = "") -> None:
-        """Moves to a final phase."""
-        self.phase = phase
-        self.finished = now
-        self.reason = reason or None
-        self.message = message[:1024] or None
+        """Moves to a final phase; no attempt runs or waits any more."""
+        super().end(phase, now, reason, message)
         self.worker = None
         self.not_before = None
         self.deadline = None
 
 
-class Step(_State):
+class Step(_Phased):
     """A declared step."""
 
-    phase: StepPhase = StepPhase.PENDING
     nodes: list[Node] = Field(default_factory=list)
     items: list[Any] | None = None
     """A fan-out's items; None where there is no ``forEach``."""
     queued: float | None = None
     """When its trigger rule held and it was queued."""
-    finished: float | None = None
-    reason: str | None = None
-    message: str | None = None
     extract: dict[str, Any] | None = None
     degraded: bool = False
     """Its failure was allowed, or within what its fan-out tolerates."""
-
-    @property
-    def final(self) -> bool:
-        return self.phase in FINAL_STEP_PHASES
-
-    def end(self, phase: StepPhase, now: float, reason: str = "", message: str = "") -> None:
-        """Moves to a final phase."""
-        self.phase = phase
-        self.finished = now
-        self.reason = reason or None
-        self.message = message[:1024] or None
 
     def used(self) -> Consumption:
         """What all its nodes used."""
