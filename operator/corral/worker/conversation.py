@@ -19,7 +19,7 @@ from corral.worker.failures import classify
 from corral.worker.keys import KeySource
 from corral.worker.outcome import AttemptFailedError
 from corral.worker.providers import Clients
-from corral.worker.runtime import Question
+from corral.worker.question import Question
 from corral.worker.schema import OutputSchema
 from corral.worker.simulated import MAX_REASKS
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
@@ -14,6 +13,7 @@ from corral.api.model import ModelSpec
 from corral.api.types import JsonSchema, seconds
 from corral.worker.keys import KeySource
 from corral.worker.outcome import AttemptFailedError, AttemptOutcome, UsageMeter
+from corral.worker.question import Question
 from corral.worker.schema import OutputSchema, SchemaInvalidError, compact_json
 from corral.worker.simulated import SimulatedModel
 
@@ -24,18 +24,6 @@ logger = logging.getLogger(__name__)
 
 SIMULATED = "simulated"
 _SCHEMAS_KEPT = 32
-
-
-@dataclass(frozen=True)
-class Question:
-    """One attempt, ready to be asked."""
-
-    attempt_id: str
-    effect_key: str
-    prompt: str
-    schema: OutputSchema | None
-    meter: UsageMeter
-    correlation_id: str | None = None
 
 
 def render_prompt(text: str | None, data: Mapping[str, Any] | None) -> str:
