@@ -6,7 +6,6 @@ GROUP = "corral.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 OPERATOR = "corral-operator"
-FIELD_MANAGER = "corral"
 
 LABEL_AGENT = f"{GROUP}/agent"
 LABEL_POOL = f"{GROUP}/pool"
@@ -17,7 +16,6 @@ MANAGED_BY = "corral"
 WORKER_SELECTOR = f"app.kubernetes.io/component=worker,{LABEL_MANAGED_BY}={MANAGED_BY}"
 ANNOTATION_CONFIG = f"{GROUP}/worker-config"
 ANNOTATION_IMAGE_REVISION = f"{GROUP}/image-revision"
-ANNOTATION_TRACEPARENT = f"{GROUP}/traceparent"
 ANNOTATION_CORRELATION_ID = f"{GROUP}/correlation-id"
 
 POOL_NAME_LIMIT = 52
