@@ -43,6 +43,26 @@ REFUSALS = {
 """Why a worker refuses a call: the reason in the error body, and its HTTP status."""
 
 
+class ToolDecision(Resource):
+    """A person's word on a tool call that had to be approved."""
+
+    call_id: str
+    """The ``PendingCall.call_id`` that is meant."""
+    approved: bool
+    comment: str = ""
+    """What the model is told of the reason for a rejection."""
+
+
+class ToolInvocation(Resource):
+    """A tool call without a model: what the attempt of a ``tool`` step does."""
+
+    url: str
+    """The MCP server, over streamable HTTP."""
+    name: str
+    arguments: str = "{}"
+    """A JSON object as text."""
+
+
 class AttemptRequest(Resource):
     """The extension's part of a message that starts (or attaches to) an attempt."""
 
@@ -51,9 +71,21 @@ class AttemptRequest(Resource):
     """The attempt id without the attempt's number: the same for every retry."""
     agent_revision: str
     timeout_seconds: str
-    max_output_bytes: str = "262144"
+    max_output_bytes: str = "4194304"
     output_schema: str | None = None
     """A JSON Schema as compact JSON; replaces the Agent's own."""
+    model_ref: str | None = None
+    """The Model to ask instead of the Agent's own: one of its fallbacks."""
+    max_cost_usd: str | None = None
+    """What the attempt may cost: no model call begins once it has cost that much."""
+    max_tokens: str | None = None
+    """Tokens, sent and received, that the attempt may use: no model call begins beyond them."""
+    tool: ToolInvocation | None = None
+    """Set for a tool call without a model; input and output schema are absent then."""
+    conversation: str | None = None
+    """Where an attempt before left off, as ``InputRequired.conversation`` said; goes on there."""
+    decisions: list[ToolDecision] = Field(default_factory=list)
+    """One for every pending call of ``conversation``."""
     traceparent: str | None = None
     correlation_id: str | None = None
 
@@ -78,6 +110,27 @@ class AttemptError(Resource):
     message: Annotated[str, Field(max_length=1024)]
 
 
+class PendingCall(Resource):
+    """A tool call that waits for a person's approval."""
+
+    call_id: str
+    tool: str
+    """As the model calls it."""
+    arguments: str = "{}"
+    """A JSON object as text, keys sorted: an approval is bound to the tool and to these."""
+
+
+class InputRequired(Resource):
+    """Why an attempt ended without a result: a person has to approve tool calls first.
+
+    The attempt is over, its worker free. Another attempt, on any worker, goes on from here.
+    """
+
+    conversation: str
+    """What was said until now, as text that only workers read."""
+    calls: list[PendingCall]
+
+
 class AttemptReport(Resource):
     """The extension's part of a Task: how the attempt goes, what it used, why it failed."""
 
@@ -86,13 +139,15 @@ class AttemptReport(Resource):
     agent_revision: str
     usage: list[ModelUsage] = Field(default_factory=list)
     error: AttemptError | None = None
+    input_required: InputRequired | None = None
+    """Set where the task's state is INPUT_REQUIRED."""
     duration_seconds: str = "0"
 
 
 class InventoryEntry(Resource):
     attempt_id: str
     state: str
-    """An A2A TaskState's name: SUBMITTED, WORKING, COMPLETED, FAILED, CANCELED."""
+    """An A2A TaskState's name: SUBMITTED, WORKING, COMPLETED, FAILED, CANCELED, INPUT_REQUIRED."""
     elapsed_seconds: float
 
 
