@@ -36,6 +36,7 @@ class ConditionType(StrEnum):
     SUCCEEDED = "Succeeded"
     SUSPENDED = "Suspended"
     DEGRADED = "Degraded"
+    BUDGET_AVAILABLE = "BudgetAvailable"
 
 
 class Reason(StrEnum):
@@ -59,4 +60,11 @@ class Reason(StrEnum):
     READY = "Ready"
     TOLERATED_FAILURES = "ToleratedFailures"
     TOO_LARGE = "TooLarge"
+    BUDGET_EXCEEDED = "BudgetExceeded"
+    BUDGET_AVAILABLE = "BudgetAvailable"
+    APPROVAL_PENDING = "ApprovalPending"
+    TEMPLATE_NOT_FOUND = "TemplateNotFound"
+    WORKFLOW_NOT_FOUND = "WorkflowNotFound"
+    CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
+    ARTIFACTS_UNAVAILABLE = "ArtifactsUnavailable"
     NO_CAPACITY = "NoCapacity"

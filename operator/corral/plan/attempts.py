@@ -1,135 +1,175 @@
 """The life of an attempt: wanted, started, ended, given up."""
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
-from corral.api.errors import ErrorClass
+from corral.api.attempt import ToolDecision, ToolInvocation
+from corral.api.errors import INFRASTRUCTURE, ErrorClass
 from corral.api.types import seconds
-from corral.api.workflow import Step as StepSpec
 from corral.api.workflow import StepPhase
-from corral.plan.data import unfit
+from corral.plan import budget
+from corral.plan.budget import Reservation
 from corral.plan.expressions import (
     ExpressionError,
     Template,
     as_text,
     compact_json,
     render_data,
-    whole_numbers,
 )
-from corral.plan.observed import AgentView, Claim, Pass, Payload, Slot, Want
+from corral.plan.facts import NotYetKnownError
+from corral.plan.frames import Frame, StepSpec
+from corral.plan.keep import UnfitError, keep
+from corral.plan.kinds import note_failure, retry
+from corral.plan.names import digest, made_name
+from corral.plan.nodes import INVALID_EXPRESSION, give_up, succeed
+from corral.plan.observed import (
+    AgentView,
+    Claim,
+    Grant,
+    Pass,
+    Payload,
+    Rates,
+    Result,
+    Slot,
+    Want,
+)
 from corral.plan.retry import wait_before_retry
-from corral.plan.scope import input_names
-from corral.plan.state import Node, Step
-from corral.plan.steps import INVALID_EXPRESSION, MAX_INLINE_OUTPUT, item_variables
+from corral.plan.selection import agent_of, needs_worker
+from corral.plan.state import Call, Node, Step
+from corral.plan.steps import room_for
 
 BACKSTOP = 15.0
 """Seconds after a worker's own timeout at which the operator gives an attempt up."""
 MAX_INPUT = 4 * 1024 * 1024
-"""Characters of one rendered input."""
+"""Bytes of one rendered input."""
+INLINE_CONVERSATION = 256
+
+Place = tuple[Frame, StepSpec, Step, int]
+"""An item of a step, and where it is."""
 
 
-def running_nodes(
-    specs: Mapping[str, StepSpec], steps: Mapping[str, Step]
-) -> Iterator[tuple[StepSpec, int, Node]]:
-    """The nodes with an attempt on a worker: (the step's spec, item, node)."""
-    for name, step in steps.items():
-        if not step.final:
-            for index, node in enumerate(step.nodes):
-                if node.worker is not None:
-                    yield specs[name], index, node
+def running_nodes(p: Pass) -> Iterator[tuple[Place, Node]]:
+    """The items with an attempt on a worker."""
+    for frame in p.frames.all():
+        for name, step in frame.steps.items():
+            if not step.final:
+                for index, node in enumerate(step.nodes):
+                    if node.worker is not None:
+                        yield (frame, frame.specs[name], step, index), node
 
 
-def absorb(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> None:
+def running_attempts(p: Pass) -> dict[str, Place]:
+    """The attempts that should be running, by attempt id."""
+    return {
+        frame.running_attempt_id(spec, index, node): (frame, spec, step, index)
+        for (frame, spec, step, index), node in running_nodes(p)
+    }
+
+
+def absorb(p: Pass) -> None:
     """Records results: of the attempt that runs, or the usage of one that was given up.
 
     A result counts only while the state shows that attempt running on that worker; anything else
     was recorded before, or never belonged to this run.
     """
-    running = {
-        p.step_id(spec, index, node.attempt): (spec, index, node)
-        for spec, index, node in running_nodes(specs, steps)
-    }
+    if not p.results:
+        return
+    running = running_attempts(p)
     for result in p.results:
         if (given_up := p.run.unsettled.get(result.attempt_id)) is not None:
             if given_up.uid == result.worker_uid:
                 del p.run.unsettled[result.attempt_id]
+                p.run.unsettled_cost.pop(result.attempt_id, None)
                 p.run.late.add(result.used)
             continue
-        spec, _, node = running.get(result.attempt_id, (None, 0, None))
-        if spec is None or node is None or node.worker is None:
+        place = running.get(result.attempt_id)
+        if place is None:
             continue
-        if node.worker.uid != result.worker_uid:
+        frame, spec, step, index = place
+        node = step.nodes[index]
+        if node.worker is None or node.worker.uid != result.worker_uid:
             continue
         del running[result.attempt_id]
         node.used.add(result.used)
+        node.rest()
         if result.error is not None:
-            _attempt_failed(p, spec, node, result.attempt_id, result.error, result.message)
-        elif problem := _unusable(result.output):
-            _attempt_failed(p, spec, node, result.attempt_id, ErrorClass.INVALID_OUTPUT, problem)
+            _failed(p, spec, node, result.attempt_id, result.error, result.message)
+        elif result.input_required is not None:
+            _ask(p, frame, spec, index, node, result)
         else:
-            node.output = whole_numbers(result.output)
-            node.end(StepPhase.SUCCEEDED, p.now)
-    p.scope.forget_cost()
+            _succeeded(p, place, result)
+    p.frames.values.forget_cost()
 
 
-def _unusable(output: Any) -> str:
-    """Why an output can't be kept, whatever its worker thinks of it; empty where it can."""
-    if problem := unfit(output):
-        return f"the output {problem}"
-    if (size := len(compact_json(output).encode())) > MAX_INLINE_OUTPUT:
-        return f"the output of {size} bytes is over {MAX_INLINE_OUTPUT}"
-    return ""
+def _succeeded(p: Pass, place: Place, result: Result) -> None:
+    frame, spec, step, index = place
+    node = step.nodes[index]
+    try:
+        output = keep(p, result.output, len(step.nodes))
+    except UnfitError as error:
+        why = f"the output {error}"
+        _failed(p, spec, node, result.attempt_id, ErrorClass.INVALID_OUTPUT, why)
+        return
+    node.conversation, node.calls = None, []
+    succeed(p, frame, spec, step, index, output)
 
 
-def _attempt_failed(
+def _failed(
     p: Pass, spec: StepSpec, node: Node, attempt: str, error: ErrorClass, message: str
 ) -> None:
-    message = message.encode(errors="replace").decode()
-    wait = wait_before_retry(node, error, spec.retry_strategy, attempt)
-    if wait is None:
-        node.end(StepPhase.FAILED, p.now, error.value, message)
+    note_failure(node, error, message.encode(errors="replace").decode(), p.now)
+    if error not in INFRASTRUCTURE:  # a lost attempt goes on where it was, others begin anew
+        node.conversation, node.calls, node.call_counts = None, [], {}
+    retry(p, node, wait_before_retry(node, error, spec.retry_strategy, attempt))
+
+
+def _ask(p: Pass, frame: Frame, spec: StepSpec, index: int, node: Node, result: Result) -> None:
+    """Tool calls have to be approved: the item waits, and the next attempt goes on from there."""
+    asked = result.input_required
+    assert asked is not None
+    try:
+        node.conversation = keep(p, asked.conversation, inline=INLINE_CONVERSATION)
+    except UnfitError as error:
+        why = f"the conversation {error}"
+        _failed(p, spec, node, result.attempt_id, ErrorClass.INVALID_OUTPUT, why)
         return
-    node.worker = None
-    node.deadline = None
-    node.reason = error.value
-    node.message = message[:1024] or None
-    if wait > 0:
-        node.phase = StepPhase.WAITING
-        node.not_before = p.now + wait
-    else:
-        node.phase = StepPhase.QUEUED
+    node.calls = []
+    for call in asked.calls:
+        # Bound to the tool, the arguments and how many such calls came before, not to the
+        # attempt: a lost one is made again, and asks for what was approved already.
+        bound = digest(call.tool, call.arguments, length=16)
+        count = node.call_counts[bound] = node.call_counts.get(bound, 0) + 1
+        path = f"{frame.path}{spec.name}.{index}.{node.iteration}"
+        approval = made_name(p.name, p.run.run_id, path, bound, count)
+        node.calls.append(
+            Call(call_id=call.call_id, tool=call.tool, arguments=call.arguments, approval=approval)
+        )
+    node.phase = StepPhase.WAITING
+    node.reason = "ApprovalPending"
+    node.message = f"waits for the approval of {', '.join(call.tool for call in node.calls)}"
 
 
-def expire(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> None:
+def expire(p: Pass) -> None:
     """Gives up attempts whose worker should have ended them long ago."""
-    for spec, index, node in list(running_nodes(specs, steps)):
+    for (frame, spec, step, index), node in list(running_nodes(p)):
         backstop = max((node.deadline or p.now) + BACKSTOP, p.patience_until)
         if backstop > p.now:
             p.wake.append(backstop)
             continue
-        attempt = p.step_id(spec, index, node.attempt)
-        give_up(p, spec, index, node)
-        why = "the worker gave no answer"
-        _attempt_failed(p, spec, node, attempt, ErrorClass.TIMEOUT, why)
+        attempt = frame.running_attempt_id(spec, index, node)
+        give_up(p, frame, spec, step, index)
+        _failed(p, spec, node, attempt, ErrorClass.TIMEOUT, "the worker gave no answer")
 
 
-def give_up(p: Pass, spec: StepSpec, index: int, node: Node) -> None:
-    """Leaves a running attempt to be cancelled; its usage is booked when its worker tells it."""
-    if node.worker is not None:
-        p.run.unsettled[p.step_id(spec, index, node.attempt)] = node.worker
-        node.worker = None
-
-
-def claim_slots(
-    p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step], claim: Claim
-) -> dict[str, Slot]:
+def claim_slots(p: Pass, claim: Claim) -> dict[str, Slot]:
     """Slots for attempts that may start now.
 
     What an agent without free slots leaves of the parallelism is offered to the others: a queue
     in front of one agent must not hold up the rest of the run.
     """
-    ready = _ready(p, specs, steps)
-    room = _room(p, specs, steps)
+    ready = [] if p.suspended else [want for want, _ in startable(p)]
+    room = _room(p)
     slots: dict[str, Slot] = {}
     refused: list[Want] = []
     while True:
@@ -146,103 +186,246 @@ def claim_slots(
             return slots
 
 
-def _room(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> int | None:
+def _room(p: Pass) -> int | None:
     """How many more attempts the run's parallelism lets start; None: any number."""
     if p.spec.parallelism is None:
         return None
-    return max(0, p.spec.parallelism - sum(1 for _ in running_nodes(specs, steps)))
+    return max(0, p.spec.parallelism - sum(1 for _ in running_nodes(p)))
 
 
-def _ready(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> list[Want]:
-    """Attempts that wait for a slot, within what their own step lets run at once."""
-    if p.suspended:
-        return []
-    wants: list[Want] = []
-    for name, step in steps.items():
-        spec = specs[name]
-        if step.final or spec.agent_ref is None or not _agent(p, spec):
+def startable(p: Pass) -> Iterator[tuple[Want, Place]]:
+    """Attempts that wait for nothing but a slot, within what their own step lets run at once."""
+    for frame in p.frames.all():
+        if frame.is_exit and p.run.outcome is None:
             continue
-        queued = [i for i, node in enumerate(step.nodes) if node.phase is StepPhase.QUEUED]
-        if spec.for_each and spec.for_each.max_concurrent is not None:
-            busy = sum(node.worker is not None for node in step.nodes)
-            queued = queued[: max(0, spec.for_each.max_concurrent - busy)]
-        wants += [
-            Want(p.step_id(spec, index, step.nodes[index].attempt + 1), spec.agent_ref.name)
-            for index in queued
-        ]
-    return wants
+        for name, step in frame.steps.items():
+            spec = frame.specs[name]
+            if step.final or not needs_worker(spec):
+                continue
+            room = room_for(spec, step)
+            for index, node in enumerate(step.nodes):
+                if room <= 0:
+                    break
+                if node.phase is not StepPhase.QUEUED or (spec.memoize and _unasked(node)):
+                    continue
+                agent = agent_of(spec, node)
+                view = p.agents.get(agent) if agent else None
+                if view is None or not view.ready:
+                    continue
+                room -= 1
+                want = Want(frame.next_attempt_id(spec, index, node), view.name)
+                yield want, (frame, spec, step, index)
 
 
-def _agent(p: Pass, spec: StepSpec) -> AgentView | None:
-    view = p.agents.get(spec.agent_ref.name) if spec.agent_ref else None
-    return view if view and view.ready else None
+def _unasked(node: Node) -> bool:
+    """Whether it is not known yet if there is an earlier result."""
+    return node.memo is None and node.attempts == 0 and node.iteration == 1
 
 
-def start(
-    p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step], slots: Mapping[str, Slot]
-) -> dict[str, Payload]:
-    """Starts the attempts that got a slot; the step fails where its input can't be rendered."""
+def start(p: Pass, slots: Mapping[str, Slot]) -> tuple[dict[str, Payload], bool]:
+    """Starts the attempts that got a slot; the step fails where its input can't be rendered.
+
+    An attempt for which the budgets have nothing left stays queued, and its slot is free again.
+
+    Returns:
+        What each that started is sent, and whether any item is not queued any more.
+    """
     payloads: dict[str, Payload] = {}
-    for name, step in steps.items():
-        spec = specs[name]
-        for index, node in enumerate(step.nodes):
-            if node.phase is not StepPhase.QUEUED:
-                continue
-            identity = p.step_id(spec, index, node.attempt + 1)
-            slot = slots.get(identity)
-            if slot is None:
-                continue
-            if node.started is None:
-                node.started = p.now
-            node.attempt += 1
-            node.attempt_started = p.now
-            node.worker = slot.worker
-            node.agent_revision = slot.agent_revision
-            node.phase = StepPhase.RUNNING
-            node.reason = node.message = None
-            node.deadline = p.now + attempt_timeout(p, spec)
-            p.wake.append(node.deadline + BACKSTOP)
-            try:
-                payloads[identity] = payload(p, spec, step, index)
-            except ExpressionError as error:
-                node.end(StepPhase.FAILED, p.now, INVALID_EXPRESSION, str(error))
-    return payloads
+    if not slots:
+        return payloads, False
+    changed = False
+    purse = _Purse(p)
+    for want, (frame, spec, step, index) in list(startable(p)):
+        slot = slots.get(want.attempt_id)
+        if slot is None:
+            continue
+        node = step.nodes[index]
+        draft = node.model_copy(
+            update={
+                "attempt": node.attempt + 1,
+                "attempt_started": p.now,
+                "started": node.started if node.started is not None else p.now,
+                "worker": slot.worker,
+                "agent_revision": slot.agent_revision,
+                "deadline": p.now + attempt_timeout(p, spec, node),
+                "phase": StepPhase.RUNNING,
+                "reason": None,
+                "message": None,
+            }
+        )
+        step.nodes[index] = draft
+        try:
+            content = _content(frame, spec, step, index)
+            if purse.pays(frame, want, draft, content.size):
+                payloads[want.attempt_id] = _payload(p, frame, spec, draft, index, content)
+                p.wake.append((draft.deadline or p.now) + BACKSTOP)
+            elif draft.phase is StepPhase.RUNNING:
+                step.nodes[index] = node
+        except NotYetKnownError:
+            step.nodes[index] = node
+        except ExpressionError as error:
+            draft.end(StepPhase.FAILED, p.now, INVALID_EXPRESSION, str(error))
+        changed = changed or step.nodes[index] is draft
+    return payloads, changed
 
 
-def attempt_timeout(p: Pass, spec: StepSpec) -> float:
+class _Purse:
+    """What the budgets have left in this pass; summed up once, not once an attempt."""
+
+    def __init__(self, p: Pass) -> None:
+        self._p = p
+        self._budget = p.spec.budget
+        self._left: tuple[Decimal | None, int | None] = (
+            budget.remaining(self._budget, p.run) if self._budget else (None, None)
+        )
+
+    def pays(self, frame: Frame, want: Want, node: Node, input_bytes: int) -> bool:
+        """Reserves what the attempt may use; ends the node where it may never be paid for."""
+        p = self._p
+        view = p.agents[want.agent]
+        wanted = budget.worst_case(view.rates, input_bytes)
+        if not self._priced(frame, node, view.rates, view.name):
+            return False
+        if not self._fits(frame, wanted):
+            return False
+        node.model = None
+        grant = p.reserve_agent(want.agent, want.attempt_id, wanted.cost, wanted.tokens)
+        if grant is not Grant.GRANTED:
+            if grant is Grant.LATER or view.budget_action == "Suspend":
+                if grant is Grant.EXCEEDED:
+                    p.held_agents.add(view.name)
+                    if view.resets_at is not None:
+                        p.wake.append(view.resets_at)
+                return False
+            if view.budget_action == "Fail" or view.fallback is None:
+                why = f"the budget of Agent {view.name!r} is spent for this period"
+                node.end(StepPhase.FAILED, p.now, ErrorClass.BUDGET, why)
+                return False
+            node.model, rates = view.fallback
+            wanted = budget.worst_case(rates, input_bytes)
+            if not self._fits(frame, wanted):
+                return False
+        limited = self._limited(view, wanted)
+        budget.reserve(node, limited)
+        self._take(limited)
+        return True
+
+    def _limited(self, view: AgentView, wanted: Reservation) -> Reservation:
+        """What is held for an attempt: nothing of what nobody limits."""
+        own = self._budget
+        cost = view.rates.max_cost is not None or view.limits_cost
+        cost = cost or (own is not None and own.max_cost_usd is not None)
+        tokens = view.limits_tokens or (own is not None and own.max_tokens is not None)
+        return Reservation(wanted.cost if cost else None, wanted.tokens if tokens else 0)
+
+    def _fits(self, frame: Frame, wanted: Reservation) -> bool:
+        """Whether the run can pay; ``onExit`` is not held back, so that its end is told of."""
+        if frame.is_exit or budget.fits(self._left, wanted):
+            return True
+        self._p.starved = True
+        return False
+
+    def _take(self, wanted: Reservation) -> None:
+        cost, tokens = self._left
+        self._left = (
+            None if cost is None else cost - (wanted.cost or 0),
+            None if tokens is None else tokens - wanted.tokens,
+        )
+
+    def _priced(self, frame: Frame, node: Node, rates: Rates, agent: str) -> bool:
+        if self._budget is None or self._budget.on_unpriced == "Allow" or not rates.turns:
+            return True
+        if rates.input_usd is not None and rates.output_usd is not None:
+            return True
+        why = f"the Model of Agent {agent!r} has no known price, and budget.onUnpriced is Fail"
+        node.end(StepPhase.FAILED, self._p.now, ErrorClass.BUDGET, why)
+        return False
+
+
+def attempt_timeout(p: Pass, spec: StepSpec, node: Node) -> float:
     """Seconds that one attempt may take: the step's word, else the Agent's."""
     if spec.timeout is not None:
         return seconds(spec.timeout)
-    agent = _agent(p, spec)
-    return agent.timeout if agent else 300.0
+    view = p.agents.get(agent_of(spec, node) or "")
+    return view.timeout if view else 300.0
 
 
-def payload(p: Pass, spec: StepSpec, step: Step, index: int) -> Payload:
-    """What the running attempt's worker is sent.
+class _Content:
+    """What an attempt is asked."""
+
+    def __init__(
+        self,
+        text: str | None = None,
+        data: dict[str, Any] | None = None,
+        tool: ToolInvocation | None = None,
+        conversation: str | None = None,
+    ) -> None:
+        self.text, self.data, self.tool, self.conversation = text, data, tool, conversation
+        self.size = sum(len(one.encode()) for one in (text, conversation) if one)
+        if data is not None:
+            self.size += len(compact_json(data).encode())
+        if self.size > MAX_INPUT:
+            raise ExpressionError(f"the input has {self.size} bytes, more than {MAX_INPUT}")
+
+
+def _content(frame: Frame, spec: StepSpec, step: Step, index: int) -> _Content:
+    node = step.nodes[index]
+    names = frame.input_names(spec)
+    extra = frame.item_variables(spec, step, index)
+
+    def render(template: Template) -> Any:
+        return frame.scope.render(template, **extra)
+
+    if spec.tool is not None:
+        arguments = render_data(spec.tool.arguments or {}, names, render)
+        tool = ToolInvocation(
+            url=spec.tool.mcp.url, name=spec.tool.name, arguments=compact_json(arguments)
+        )
+        return _Content(tool=tool)
+    data = text = conversation = None
+    if spec.input_data is not None:
+        data = render_data(spec.input_data, names, render)
+    if spec.input is not None:
+        text = as_text(render(Template(spec.input, names)))
+    if node.conversation is not None:
+        kept = node.conversation
+        conversation = frame.scope.values.load(kept.value, kept.stored)
+    return _Content(text, data, None, conversation)
+
+
+def payload_of(p: Pass, attempt: str) -> Payload | None:
+    """What a running attempt's worker was sent, rendered again; None if it does not run.
 
     Raises:
         ExpressionError: the input can't be rendered.
+        NotYetKnownError: it needs a value that has not been loaded.
     """
-    node = step.nodes[index]
-    if node.worker is None:
-        raise ValueError(f"no attempt of {spec.name}[{index}] is running")
-    names = input_names(spec)
-    extra = item_variables(spec, step, index, node.attempt)
-    data: dict[str, Any] | None = None
-    text: str | None = None
-    if spec.input_data is not None:
-        data = render_data(spec.input_data, names, lambda t: p.scope.render(t, **extra))
-    if spec.input is not None:
-        text = as_text(p.scope.render(Template(spec.input, names), **extra))
-    size = len(text or "") + (len(compact_json(data)) if data is not None else 0)
-    if size > MAX_INPUT:
-        raise ExpressionError(f"the input has {size} characters, more than {MAX_INPUT}")
+    place = running_attempts(p).get(attempt)
+    if place is None:
+        return None
+    frame, spec, step, index = place
+    return _payload(p, frame, spec, step.nodes[index], index, _content(frame, spec, step, index))
+
+
+def _payload(
+    p: Pass, frame: Frame, spec: StepSpec, node: Node, index: int, content: _Content
+) -> Payload:
+    assert node.worker is not None
     return Payload(
-        attempt_id=p.step_id(spec, index, node.attempt),
+        attempt_id=frame.running_attempt_id(spec, index, node),
         worker=node.worker,
         agent_revision=node.agent_revision or "",
         timeout=max(0.001, (node.deadline or p.now) - (node.attempt_started or p.now)),
-        input=text,
-        input_data=data,
+        input=content.text,
+        input_data=content.data,
         output_schema=spec.output_schema,
+        model_ref=node.model,
+        max_cost_usd=node.reserved,
+        max_tokens=node.reserved_tokens or None,
+        tool=content.tool,
+        conversation=content.conversation,
+        decisions=tuple(
+            ToolDecision(call_id=call.call_id, approved=bool(call.approved), comment=call.comment)
+            for call in node.calls
+        ),
     )

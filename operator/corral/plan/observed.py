@@ -1,14 +1,37 @@
 """What a pass over a Workflow is given, and what it decides."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
 from typing import Any
 
+from corral.api.attempt import InputRequired, ToolDecision, ToolInvocation
 from corral.api.errors import ErrorClass, Reason
-from corral.api.workflow import Step as StepSpec
-from corral.api.workflow import WorkflowSpec
-from corral.plan.scope import Scope
-from corral.plan.state import Consumption, Run, Worker, attempt_id
+from corral.api.workflow import WorkflowPhase, WorkflowSpec
+from corral.plan.facts import Facts
+from corral.plan.frames import Frames
+from corral.plan.state import Consumption, Run, Stored, Worker
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one attempt of an Agent may use at the most; US dollars and tokens."""
+
+    input_usd: Decimal | None = None
+    """Per token; None where the Model has no known price."""
+    output_usd: Decimal | None = None
+    call_input_tokens: int | None = None
+    """Tokens that every call sends, where that is known beforehand (a simulation)."""
+    call_output_tokens: int = 4096
+    """Tokens that one call may receive."""
+    instructions: int = 0
+    """Bytes that every call sends besides the input."""
+    turns: int = 1
+    """Calls that an attempt may make."""
+    max_cost: Decimal | None = None
+    """The Agent's own limit on an attempt."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +48,26 @@ class AgentView:
     """Why it is not ready, in a sentence."""
     capacity_problem: str = ""
     """Why its workers can't start, in a sentence."""
+    capabilities: frozenset[str] = frozenset()
+    busy: int = 0
+    """Queued and running attempts."""
+    slots: int = 1
+    """Attempts that its workers may run at once."""
+    rates: Rates = Rates()
+    fallback: tuple[str, Rates] | None = None
+    """The Model to ask where the Agent's budget is spent and says Fallback, and its rates."""
+    limits_cost: bool = False
+    """Whether the Agent has a budget in US dollars."""
+    limits_tokens: bool = False
+    """Whether it has one in tokens."""
+    budget_action: str = "Suspend"
+    """What its budget says of steps that it has no money for."""
+    resets_at: float | None = None
+    """When the next period of its budget begins."""
+    approvers: Mapping[str, tuple[Mapping[str, str], ...]] = field(default_factory=dict)
+    """By tool: who may approve its calls; empty for whoever has the verb."""
+    self_approval: frozenset[str] = frozenset()
+    """Tools whose calls whoever made the Workflow may approve."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +80,8 @@ class Result:
     output: Any = None
     error: ErrorClass | None = None
     message: str = ""
+    input_required: InputRequired | None = None
+    """Set where people have to approve tool calls before it can go on."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +104,20 @@ Claim = Callable[[Sequence[Want]], Mapping[str, Slot]]
 """Reserves slots for some of the wanted attempts, by attempt id."""
 
 
+class Grant(Enum):
+    """What an Agent's budget says to a reservation."""
+
+    GRANTED = "granted"
+    LATER = "there may be enough once what runs is settled"
+    EXCEEDED = "there is not enough in this period"
+
+
+ReserveAgent = Callable[[str, str, Decimal | None, int], Grant]
+"""Reserves (Agent, attempt id, US dollars, tokens) in the Agent's budget."""
+Flight = Callable[[str, str], bool]
+"""Whether (memo key, node) may work out the result itself: nobody else does so now."""
+
+
 @dataclass(frozen=True)
 class Payload:
     """What a worker is sent to run an attempt."""
@@ -70,11 +129,80 @@ class Payload:
     input: str | None
     input_data: dict[str, Any] | None
     output_schema: dict[str, Any] | None
+    model_ref: str | None = None
+    max_cost_usd: Decimal | None = None
+    max_tokens: int | None = None
+    tool: ToolInvocation | None = None
+    conversation: str | None = None
+    decisions: tuple[ToolDecision, ...] = ()
+
+
+@dataclass(frozen=True)
+class ApprovalView:
+    """An ApprovalRequest of the run; ``verdict`` is None until it is decided."""
+
+    verdict: str | None = None
+    by: str = ""
+    comment: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ChildView:
+    """A child Workflow of the run."""
+
+    phase: WorkflowPhase | None = None
+    finished: bool = False
+    used: Consumption = field(default_factory=Consumption)
+    output: Any = None
+    stored: Stored | None = None
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class WantedApproval:
+    """An ApprovalRequest that has to be there."""
+
+    name: str
+    step: str
+    """The step, as people write it: ``review``, or ``batch[3].review``."""
+    prompt: str
+    approvers: tuple[Mapping[str, str], ...]
+    allow_self_approval: bool
+    expires_at: float | None = None
+    allow_edit: tuple[str, ...] = ()
+    tool: tuple[str, str] | None = None
+    """A tool call: its name and its arguments."""
+
+
+@dataclass(frozen=True)
+class WantedChild:
+    """A child Workflow that has to be there."""
+
+    name: str
+    step: str
+    template: str
+    arguments: dict[str, Any]
+    max_cost: Decimal | None = None
+    """US dollars that it may spend."""
+    max_tokens: int | None = None
+
+
+def _always(*_: object) -> bool:
+    return True
+
+
+def _granted(*_: object) -> Grant:
+    return Grant.GRANTED
 
 
 @dataclass
 class Pass:
-    """One pass: what was observed, and the run's state, which the pass changes as its own."""
+    """One pass: what was observed, and the run's state, which the pass changes as its own.
+
+    ``spec`` is what runs: that of the template where there is one, with what the Workflow says.
+    """
 
     name: str
     namespace: str
@@ -85,17 +213,40 @@ class Pass:
     results: Sequence[Result] = ()
     patience_until: float = 0.0
     """Until when no attempt is given up as late: its result may still be on its worker."""
-    scope: Scope = field(init=False)
+    approvals: Mapping[str, ApprovalView] = field(default_factory=dict)
+    """The run's ApprovalRequests, by name."""
+    children: Mapping[str, ChildView] = field(default_factory=dict)
+    """The run's child Workflows, by name."""
+    depth: int = 1
+    """1 for a Workflow that people made, 2 for its children."""
+    memo_scope: str = ""
+    """Whose results are kept together: the template's name, or the Workflow's."""
+    facts: Facts = field(default_factory=Facts)
+    reserve_agent: ReserveAgent = _granted
+    flight: Flight = _always
+    to_store: dict[str, bytes] = field(default_factory=dict)
+    """By hash: values that have to be in the artifact store before the state is written."""
+    to_memoize: dict[str, Any] = field(default_factory=dict)
+    """By key: results to be kept for other runs, once the state is written."""
+    warnings: list[str] = field(default_factory=list)
+    """Sentences to tell people of, once the state is written."""
     wake: list[float] = field(default_factory=list)
     """Moments at which something may be due."""
+    chosen: Counter[str] = field(default_factory=Counter)
+    """How often this pass chose an Agent."""
+    held_agents: set[str] = field(default_factory=set)
+    """Agents whose own budget held something back."""
+    unavailable: tuple[Reason, str] | None = None
+    """What the run refers to and can't be had for now: why, and a sentence."""
+    starved: bool = False
+    """Whether something was held back because the run's budget has too little left."""
+    frames: Frames = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scope = Scope(self.run, self.spec.arguments or {}, self.name, self.namespace)
+        self.frames = Frames(self.run, self.spec, self.facts, self.name, self.namespace)
 
     @property
     def suspended(self) -> bool:
         """Whether nothing may start. A shutdown goes before a suspension: it has to end."""
-        return bool(self.spec.suspend) and self.spec.shutdown is None
-
-    def step_id(self, step: StepSpec, index: int, attempt: int) -> str:
-        return attempt_id(self.run.run_id, step.name, index, attempt)
+        held = bool(self.spec.suspend) or self.run.exceeded is not None
+        return held and self.spec.shutdown is None

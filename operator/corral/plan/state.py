@@ -69,6 +69,52 @@ class Consumption(_State):
         return None if self.cost is None else f"{self.cost.normalize():f}"
 
 
+class Stored(_State):
+    """A value in the artifact store: the JSON of that hash and size, under a run."""
+
+    sha256: str
+    size: int
+    run_id: str | None = None
+    """The run under which it is stored; None is the run whose state this is."""
+
+
+class Kept(_State):
+    """A value as the journal keeps it: inline if it is small, else where it is stored."""
+
+    value: Any = None
+    stored: Stored | None = None
+
+
+class Best(Kept):
+    """The best output of a loop so far."""
+
+    score: float
+    iteration: int
+
+
+class Failure(_State):
+    """How one attempt failed, for people."""
+
+    attempt: int
+    iteration: int = 1
+    reason: str
+    message: str
+    at: float
+
+
+class Call(_State):
+    """A tool call that a person has to approve."""
+
+    call_id: str
+    tool: str
+    arguments: str
+    approval: str
+    """The ApprovalRequest that decides it."""
+    approved: bool | None = None
+    """None until it is decided."""
+    comment: str = ""
+
+
 class Worker(_State):
     """Where an attempt runs: a pod, told by its UID; names and addresses are reused."""
 
@@ -104,23 +150,81 @@ class Node(_Phased):
     """The number of the last attempt that was started, from 1; part of its id."""
     retries: int = 0
     losses: int = 0
+    agent: str | None = None
+    """The Agent that was chosen, where the step does not name one."""
+    model: str | None = None
+    """The fallback Model that the attempt was told to ask."""
     worker: Worker | None = None
     agent_revision: str | None = None
     started: float | None = None
     """When the first attempt was started."""
     attempt_started: float | None = None
     not_before: float | None = None
+    """When a wait, a backoff or an approval's time is over."""
     deadline: float | None = None
     """When the attempt that runs has taken too long."""
+    reserved: Decimal | None = None
+    """US dollars that the attempt or the child Workflow may still spend."""
+    reserved_tokens: int = 0
     output: Any = None
+    stored: Stored | None = None
+    """Where the output is, if it is too large for the journal."""
     used: Consumption = Field(default_factory=Consumption)
+    errors: list[Failure] = Field(default_factory=list)
+    """The last attempts that failed."""
+    iteration: int = 1
+    attempts_before: int = 0
+    """Attempts of the iterations that are over."""
+    previous: Kept | None = None
+    """The output of the iteration before."""
+    best: Best | None = None
+    memo: str | None = None
+    """The key under which the result is kept for others, or was found."""
+    memoized: bool = False
+    """Whether the result is an earlier one."""
+    steps: dict[str, "Step"] | None = None
+    """The nested steps of this iteration."""
+    approval: str | None = None
+    """The ApprovalRequest that it waits for, or that decided it."""
+    child: str | None = None
+    """The child Workflow of this attempt."""
+    child_seen: bool = False
+    calls: list[Call] = Field(default_factory=list)
+    """Tool calls that have to be approved before the next attempt."""
+    call_counts: dict[str, int] = Field(default_factory=dict)
+    """How often each call was asked for, so that each is approved by itself."""
+    conversation: Kept | None = None
+    """Where the next attempt goes on."""
 
     def end(self, phase: StepPhase, now: float, reason: str = "", message: str = "") -> None:
         """Moves to a final phase; no attempt runs or waits any more."""
         super().end(phase, now, reason, message)
-        self.worker = None
+        self.rest()
         self.not_before = None
+        self.calls = []
+        self.call_counts = {}
+        self.conversation = self.previous = self.best = None
+
+    def rest(self) -> None:
+        """No attempt runs: nothing is held or reserved for it."""
+        self.worker = None
         self.deadline = None
+        self.reserved = None
+        self.reserved_tokens = 0
+
+    @property
+    def attempts(self) -> int:
+        """All attempts, those of earlier iterations too."""
+        return self.attempts_before + self.attempt
+
+    def spent(self) -> Consumption:
+        """What it used, its nested steps included."""
+        if not self.steps:
+            return self.used
+        total = self.used.model_copy()
+        for step in self.steps.values():
+            total.add(step.used())
+        return total
 
 
 class Step(_Phased):
@@ -128,18 +232,27 @@ class Step(_Phased):
 
     nodes: list[Node] = Field(default_factory=list)
     items: list[Any] | None = None
-    """A fan-out's items; None where there is no ``forEach``."""
+    """A fan-out's items; None where there is no ``forEach``, or where they are stored."""
+    items_stored: Stored | None = None
+    """Where a fan-out's items are, if they are too large for the journal."""
     queued: float | None = None
     """When its trigger rule held and it was queued."""
     extract: dict[str, Any] | None = None
     degraded: bool = False
     """Its failure was allowed, or within what its fan-out tolerates."""
+    taken_over: bool = False
+    """It was done by the run that this one is a retry of."""
+
+    @property
+    def is_fan_out(self) -> bool:
+        """Whether there are items, one a node."""
+        return self.items is not None or self.items_stored is not None
 
     def used(self) -> Consumption:
         """What all its nodes used."""
         total = Consumption()
         for node in self.nodes:
-            total.add(node.used)
+            total.add(node.spent())
         return total
 
 
@@ -153,7 +266,7 @@ class Run(_State):
     started: float | None = None
     finished: float | None = None
     halted: Reason | None = None
-    """Why steps were cancelled from outside: Stopped, DeadlineExceeded, TooLarge."""
+    """Why steps were ended from outside: Stopped, DeadlineExceeded, BudgetExceeded, TooLarge."""
     waiting_since: float | None = None
     """Since when something that the run refers to has been missing."""
     idle_since: float | None = None
@@ -163,10 +276,21 @@ class Run(_State):
     steps: dict[str, Step] = Field(default_factory=dict)
     exit_steps: dict[str, Step] = Field(default_factory=dict)
     output: Any = None
+    output_stored: Stored | None = None
+    template: dict[str, Any] | None = None
+    """The spec of the WorkflowTemplate, as it was when the run started."""
+    exceeded: str | None = None
+    """The budget, as text, that was not enough."""
+    warned: list[int] = Field(default_factory=list)
+    """The percentages of the budget that were told of."""
     late: Consumption = Field(default_factory=Consumption)
     """What attempts used that were given up before they reported."""
     unsettled: dict[str, Worker] = Field(default_factory=dict)
     """Attempts that were given up: to be cancelled on their worker, and their usage booked."""
+    unsettled_cost: dict[str, Decimal] = Field(default_factory=dict)
+    """What of the budget is still reserved for them, in US dollars."""
+    concluding: bool = False
+    """Whether the budget is spent and the run ends with what there is."""
 
     @property
     def finished_for_good(self) -> bool:
@@ -180,9 +304,12 @@ class Run(_State):
         return total
 
 
-def attempt_id(run_id: str, step: str, index: int, attempt: int, iteration: int = 1) -> str:
-    """``<runID>.<step>.<item>.<iteration>.<n>``: safe in URLs, unique for ever."""
-    return f"{run_id}.{step}.{index}.{iteration}.{attempt}"
+def attempt_id(run_id: str, path: str, index: int, attempt: int, iteration: int = 1) -> str:
+    """``<runID>.<path>.<item>.<iteration>.<n>``: safe in URLs, unique for ever.
+
+    ``path`` is the step's name, for a nested step behind ``<outer>~<item>~<iteration>~``.
+    """
+    return f"{run_id}.{path}.{index}.{iteration}.{attempt}"
 
 
 def effect_key(attempt: str) -> str:

@@ -1,6 +1,8 @@
 """A run as its Workflow's status shows it: rows for people, the journal for the engine."""
 
+from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from corral.api.errors import ConditionType, Reason
@@ -10,22 +12,27 @@ from corral.api.workflow import (
     ItemCounts,
     StepPhase,
     StepRow,
+    WorkflowBudgetStatus,
     WorkflowPhase,
     WorkflowSpec,
     WorkflowStatus,
 )
-from corral.api.workflow import Step as StepSpec
+from corral.plan import budget
+from corral.plan.artifacts import Reference
 from corral.plan.conditions import condition, find, merge
 from corral.plan.expressions import compact_json
+from corral.plan.frames import StepSpec
 from corral.plan.observed import Pass
-from corral.plan.state import Node, Run, Step, to_journal
+from corral.plan.selection import agent_of, all_steps, matching, missing
+from corral.plan.state import Node, Run, Step, Stored, to_journal
 from corral.plan.times import rfc3339, rfc3339_millis
 from corral.plan.validate import Problem
-from corral.plan.workflow import MISSING_PATIENCE, missing_agents
+from corral.plan.workflow import MISSING_PATIENCE
 
 ROW_OUTPUT = 256
 """Bytes of a step's output that its row shows."""
 ATTENTION = 16
+_AT_WORK = frozenset({StepPhase.RUNNING, StepPhase.WAITING})
 
 
 def status_of(p: Pass, previous: WorkflowStatus, generation: int) -> WorkflowStatus:
@@ -45,9 +52,10 @@ def status_of(p: Pass, previous: WorkflowStatus, generation: int) -> WorkflowSta
         message=(run.message or _waiting_message(p))[:4096] or None,
         trace_id=previous.trace_id,
         usage=used.to_usage() if used.requests else None,
-        output=run.output,
-        steps=[_row(specs[name], step) for name, step in steps.items()],
-        attention=_attention(steps) or None,
+        budget=_budget(p),
+        output=_shown(p, run.output, run.output_stored),
+        steps=[_row(p, specs[name], step) for name, step in steps.items()],
+        attention=_attention(p) or None,
         conditions=merge(
             previous.conditions, _conditions(p, previous.conditions), generation, p.now
         ),
@@ -79,7 +87,7 @@ def stalled_status(
     rows: dict[str, Any] = {}
     if spec is not None and previous.journal is None:
         specs = [*(spec.steps or []), *(spec.on_exit or [])]
-        rows["steps"] = [_row(step, Step()) for step in specs]
+        rows["steps"] = [StepRow(name=step.name, phase=StepPhase.PENDING) for step in specs]
         rows["progress"] = f"0/{len(specs)}"
     return previous.model_copy(
         update={
@@ -93,12 +101,37 @@ def stalled_status(
     )
 
 
-def _row(spec: StepSpec, step: Step) -> StepRow:
+def _budget(p: Pass) -> WorkflowBudgetStatus | None:
+    limits = p.spec.budget
+    if limits is None:
+        return None
+    used, held = p.run.used(), budget.reserved(p.run)
+    shown = WorkflowBudgetStatus()
+    if limits.max_cost_usd is not None:
+        shown.spent_cost_usd = used.cost_text or "0"
+        shown.reserved_cost_usd = f"{(held.cost or Decimal(0)).normalize():f}"
+        shown.limit_cost_usd = limits.max_cost_usd
+    if limits.max_tokens is not None:
+        shown.spent_tokens = used.input_tokens + used.output_tokens
+        shown.reserved_tokens = held.tokens
+        shown.limit_tokens = limits.max_tokens
+    return shown
+
+
+def _shown(p: Pass, value: Any, stored: Stored | None) -> Any:
+    """An output as status shows it: itself, or where it is."""
+    if stored is None:
+        return value
+    run_id = stored.run_id or p.run.run_id
+    return Reference(stored.sha256, stored.size, p.namespace, run_id).to_json()
+
+
+def _row(p: Pass, spec: StepSpec, step: Step) -> StepRow:
     used = step.used()
     row = StepRow(
         name=spec.name,
         phase=step.phase,
-        agent=spec.agent_ref.name if spec.agent_ref else None,
+        agent=_agents_of(spec, step),
         cost_usd=used.cost_text,
         reason=step.reason,
         message=step.message,
@@ -107,26 +140,47 @@ def _row(spec: StepSpec, step: Step) -> StepRow:
     starts = [node.started for node in step.nodes if node.started is not None]
     row.started_at = rfc3339_millis(min(starts)) if starts else None
     row.finished_at = rfc3339_millis(step.finished) if step.finished is not None else None
-    if step.items is not None:
+    if any(node.memoized for node in step.nodes):
+        row.memoized = True
+    if step.is_fan_out:
         row.items = _counts(step.nodes)
     elif step.nodes:
         node = step.nodes[0]
-        row.attempts = node.attempt or None
+        row.attempts = node.attempts or None
+        row.iteration = node.iteration if spec.loop is not None else None
+        row.child = node.child
+        row.approval = node.approval or next((call.approval for call in node.calls), None)
         if step.phase is StepPhase.SUCCEEDED:
-            row.output = _short(node.output)
+            row.output = (
+                _short(node.output) if node.stored is None else _shown(p, None, node.stored)
+            )
         row.reason = row.reason or node.reason
         row.message = row.message or node.message
     return row
 
 
+def _agents_of(spec: StepSpec, step: Step) -> str | None:
+    """Who does the step; of several that were chosen, those that do most come first."""
+    if spec.tool is not None:
+        return None
+    found = Counter(name for node in step.nodes if (name := agent_of(spec, node)))
+    if not found:
+        return spec.agent_ref.name if spec.agent_ref else None
+    names = [name for name, _ in sorted(found.items(), key=lambda one: (-one[1], one[0]))]
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
 def _counts(nodes: Sequence[Node]) -> ItemCounts:
-    phases = [node.phase for node in nodes]
+    phases = Counter(node.phase for node in nodes)
     return ItemCounts(
-        total=len(phases),
-        succeeded=phases.count(StepPhase.SUCCEEDED),
-        failed=phases.count(StepPhase.FAILED),
-        running=phases.count(StepPhase.RUNNING),
-        omitted=phases.count(StepPhase.OMITTED) + phases.count(StepPhase.CANCELLED),
+        total=len(nodes),
+        succeeded=phases[StepPhase.SUCCEEDED],
+        failed=phases[StepPhase.FAILED],
+        running=phases[StepPhase.RUNNING],
+        queued=phases[StepPhase.QUEUED],
+        waiting=phases[StepPhase.WAITING],
+        omitted=phases[StepPhase.OMITTED],
+        cancelled=phases[StepPhase.CANCELLED],
     )
 
 
@@ -140,55 +194,72 @@ def _short(output: Any) -> Any:
     return output if len(text.encode()) <= ROW_OUTPUT else _short(text)
 
 
-def _attention(steps: dict[str, Step]) -> list[Attention]:
-    """Failed items first, then those that run or are tried again."""
+def _attention(p: Pass) -> list[Attention]:
+    """Failed items and nested steps first, then those that run or are tried again."""
     found: list[tuple[int, Attention]] = []
-    for name, step in steps.items():
-        if step.items is None:
-            continue
-        for index, node in enumerate(step.nodes):
-            if node.phase is StepPhase.FAILED:
-                rank = 0
-            elif node.phase is StepPhase.RUNNING or (node.reason and not node.final):
-                rank = 1
-            else:
-                continue
-            shown = Attention(
-                name=f"{name}[{index}]",
-                phase=node.phase,
-                attempt=node.attempt or None,
-                message=(node.message or "")[:256] or None,
-            )
-            found.append((rank, shown))
+    for frame in p.frames.with_ended():
+        for name, step in frame.steps.items():
+            if frame.around is None and not step.is_fan_out:
+                continue  # its row says it all
+            for index, node in enumerate(step.nodes):
+                if node.phase is StepPhase.FAILED:
+                    rank = 0
+                elif node.phase in _AT_WORK or (node.reason and not node.final):
+                    rank = 1
+                else:
+                    continue
+                shown = Attention(
+                    name=frame.shown(frame.specs[name], step, index)[:128],
+                    phase=node.phase,
+                    attempt=node.attempts or None,
+                    reason=node.reason,
+                    message=(node.message or "")[:256] or None,
+                )
+                found.append((rank, shown))
     return [shown for _, shown in sorted(found, key=lambda pair: pair[0])[:ATTENTION]]
 
 
 def _waiting(p: Pass) -> tuple[Reason, str] | None:
     """What the run waits for that people may have to act on."""
-    for name in missing_agents(p):
-        fields = [
-            f"spec.{field}[{index}].agentRef"
-            for field, specs in (("steps", p.spec.steps), ("onExit", p.spec.on_exit))
-            for index, spec in enumerate(specs or [])
-            if spec.agent_ref and spec.agent_ref.name == name
-        ]
+    for field, name in missing(p):
+        if name is None:
+            return Reason.AGENT_NOT_FOUND, f"{field}: {_no_match(p, field)}"
         view = p.agents.get(name)
         if view is None:
-            return Reason.AGENT_NOT_FOUND, f"{fields[0]}: there is no Agent {name!r}"
-        return view.reason, f"{fields[0]}: Agent {name!r} is not ready: {view.message}"
-    queued = {
-        spec.agent_ref.name
-        for spec in [*(p.spec.steps or []), *(p.spec.on_exit or [])]
-        if spec.agent_ref
-        and any(
-            node.phase is StepPhase.QUEUED
-            for node in (p.run.steps.get(spec.name) or p.run.exit_steps[spec.name]).nodes
-        )
-    }
+            return Reason.AGENT_NOT_FOUND, f"{field}: there is no Agent {name!r}"
+        return view.reason, f"{field}: Agent {name!r} is not ready: {view.message}"
+    if (problem := p.unavailable) is not None:
+        return problem
+    queued: set[str] = set()
+    asked: list[str] = []
+    for frame in p.frames.all():
+        for name, step in frame.steps.items():
+            for index, node in enumerate(step.nodes):
+                spec = frame.specs[name]
+                if node.phase is StepPhase.QUEUED and (agent := agent_of(spec, node)):
+                    queued.add(agent)
+                elif node.phase is StepPhase.WAITING and (spec.approval or node.calls):
+                    asked.append(frame.shown(spec, step, index))
     for name in sorted(queued):
         if (view := p.agents.get(name)) and view.capacity_problem:
             return Reason.NO_CAPACITY, f"Agent {name!r}: {view.capacity_problem}"
+        if view is not None and name in p.held_agents:
+            return Reason.BUDGET_EXCEEDED, f"the budget of Agent {name!r} is spent for this period"
+    if asked:
+        more = f" and {len(asked) - 1} more" if len(asked) > 1 else ""
+        return Reason.APPROVAL_PENDING, f"{asked[0]}{more}: waits for a person's approval"
     return None
+
+
+def _no_match(p: Pass, field: str) -> str:
+    for spec in all_steps([*(p.spec.steps or []), *(p.spec.on_exit or [])]):
+        if spec.agent_selector and not any(v.ready for v in matching(p, spec.agent_selector)):
+            wanted = ", ".join(spec.agent_selector.match_capabilities)
+            unready = [view.name for view in matching(p, spec.agent_selector)]
+            if unready:
+                return f"Agent {unready[0]!r} can {wanted}, and is not ready"
+            return f"no Agent has the capabilities {wanted}"
+    return "no Agent matches"
 
 
 def _waiting_message(p: Pass) -> str:
@@ -201,11 +272,11 @@ def _conditions(p: Pass, previous: Sequence[Condition]) -> list[Condition]:
     finished = run.finished_for_good
     message = run.message or ""
     if finished:
-        reason: Reason | str = run.halted or Reason(run.phase.value)
+        reason = run.halted or Reason(run.phase.value)
         succeeded: bool | None = run.phase is WorkflowPhase.SUCCEEDED
         failed = run.phase is WorkflowPhase.FAILED
         current = [
-            condition(ConditionType.FINISHED, True, Reason(run.phase.value), message),
+            condition(ConditionType.FINISHED, True, _end_reason(run), message),
             condition(ConditionType.SUCCEEDED, succeeded, reason, message),
             condition(ConditionType.RECONCILING, False, reason),
             condition(ConditionType.STALLED, failed, reason, message if failed else ""),
@@ -224,15 +295,28 @@ def _conditions(p: Pass, previous: Sequence[Condition]) -> list[Condition]:
         ]
     suspended = p.suspended and not finished
     if suspended or find(previous, ConditionType.SUSPENDED):
-        why = Reason.SUSPENDED if suspended else Reason.RESUMED
-        current.append(condition(ConditionType.SUSPENDED, suspended, why))
+        why, text = Reason.SUSPENDED if suspended else Reason.RESUMED, ""
+        if suspended and run.exceeded is not None:
+            why = Reason.BUDGET_EXCEEDED
+            text = f"the budget of {run.exceeded} is spent; raise spec.budget to go on"
+        current.append(condition(ConditionType.SUSPENDED, suspended, why, text))
     degraded = [f"step {name}: {step.message}" for name, step in run.steps.items() if step.degraded]
     degraded += [
         f"onExit step {name}: {step.message}"
         for name, step in run.exit_steps.items()
         if step.degraded or step.phase is StepPhase.FAILED
     ]
+    if run.concluding:
+        degraded.insert(0, run.message or "")
     if degraded:
         text = "; ".join(degraded)
-        current.append(condition(ConditionType.DEGRADED, True, Reason.TOLERATED_FAILURES, text))
+        why = Reason.BUDGET_EXCEEDED if run.concluding else Reason.TOLERATED_FAILURES
+        current.append(condition(ConditionType.DEGRADED, True, why, text))
     return current
+
+
+def _end_reason(run: Run) -> Reason:
+    """Succeeded, Failed or Stopped, unless the budget ended the run."""
+    if run.halted is Reason.BUDGET_EXCEEDED:
+        return Reason.BUDGET_EXCEEDED
+    return Reason(run.phase.value)

@@ -8,95 +8,79 @@ they allow. It touches nothing outside the state that it is given.
 
 from collections.abc import Mapping
 
-from corral.api.errors import ErrorClass, Reason
+from corral.api.errors import Reason
 from corral.api.types import seconds
-from corral.api.workflow import Step as StepSpec
 from corral.api.workflow import StepPhase, WorkflowPhase
-from corral.plan.attempts import (
-    absorb,
-    claim_slots,
-    expire,
-    give_up,
-    payload,
-    running_nodes,
-    start,
-)
+from corral.plan import budget
+from corral.plan.attempts import absorb, claim_slots, expire, running_attempts, start
 from corral.plan.expressions import ExpressionError, Template
+from corral.plan.facts import NotYetKnownError
+from corral.plan.frames import Frame, StepSpec
+from corral.plan.keep import UnfitError, keep
 from corral.plan.observed import Claim, Pass, Payload
-from corral.plan.scope import BASE_NAMES, failure_message
-from corral.plan.state import Node, Step
-from corral.plan.steps import RUNS_AFTER_FAILURE, advance_step, fail, settle, tolerated
+from corral.plan.scope import failure_message
+from corral.plan.selection import missing
+from corral.plan.state import Kept, Node, Step
+from corral.plan.steps import (
+    advance_frame,
+    advance_step,
+    halt,
+    has_failed,
+    start_no_more,
+    timed_out,
+)
 
 MISSING_PATIENCE = 300.0
-"""Seconds for which a missing Agent is waited for before the run is Stalled."""
+"""Seconds for which something missing is waited for before the run is Stalled."""
 
 
 def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
     """Takes ``p.run`` to its next state; returns what each newly started attempt is sent.
 
-    A slot that was claimed for an attempt which is not among the returned is free again.
+    A slot that was claimed for an attempt which is not among the returned is free again. Where
+    ``p.facts.needs`` is not empty afterwards, it is to be called again with those facts.
     """
     run = p.run
-    main = {step.name: step for step in p.spec.steps or []}
-    on_exit = {step.name: step for step in p.spec.on_exit or []}
-    for name in main:
-        run.steps.setdefault(name, Step())
-    for name in on_exit:
-        run.exit_steps.setdefault(name, Step())
-    specs = main | on_exit
-    steps = run.steps | run.exit_steps
-    absorb(p, specs, steps)
+    main, on_exit = p.frames.main, p.frames.on_exit
+    for frame in (main, on_exit):
+        for name in frame.specs:
+            frame.steps.setdefault(name, Step())
+    absorb(p)
     if run.finished_for_good:
         return {}
-    if not _may_begin(p, specs):
-        _watch_missing(p, specs)
+    if not _may_begin(p):
+        _watch_missing(p)
         return {}
-    run.phase = WorkflowPhase.SUSPENDED if p.suspended else WorkflowPhase.RUNNING
+    _apply_budget_change(p)
+    expire(p)
+    _apply_shutdown(p)
     payloads: dict[str, Payload] = {}
-    expire(p, specs, steps)
-    _apply_shutdown(p, main, on_exit)
     changed = True
     while changed:
-        _apply_deadlines(p, specs)
-        changed = _advance(p, main)
+        run.phase = WorkflowPhase.SUSPENDED if p.suspended else WorkflowPhase.RUNNING
+        _apply_deadlines(p)
+        p.starved = False
+        changed = advance_frame(p, main)
+        changed = _conclude(p) or changed
         if run.outcome is not None and p.spec.shutdown != "Terminate":
-            for spec in on_exit.values():
-                changed = advance_step(p, spec, run.exit_steps, on_exit) or changed
+            for spec in on_exit.specs.values():
+                changed = advance_step(p, on_exit, spec) or changed
         if changed:
             continue
-        active = run.steps if run.outcome is None else steps
-        slots = claim_slots(p, specs, active, claim)
-        payloads |= start(p, specs, active, slots)
-        changed = bool(slots)
-    _watch_missing(p, specs)
-    _account_idle(p, specs, steps)
+        slots = claim_slots(p, claim)
+        started, changed = start(p, slots)
+        payloads |= started
+        changed = changed or _apply_exhaustion(p)
+    _watch_missing(p)
+    _account_idle(p)
+    _warn(p)
     _wake_for_deadlines(p)
-    _finish(p, steps)
+    _finish(p)
     running = running_attempts(p)
     return {identity: sent for identity, sent in payloads.items() if identity in running}
 
 
-def running_attempts(p: Pass) -> dict[str, tuple[StepSpec, Step, int]]:
-    """The attempts that should be running, by attempt id."""
-    specs = {step.name: step for step in [*(p.spec.steps or []), *(p.spec.on_exit or [])]}
-    steps = p.run.steps | p.run.exit_steps
-    return {
-        p.step_id(spec, index, node.attempt): (spec, steps[spec.name], index)
-        for spec, index, node in running_nodes(specs, steps)
-    }
-
-
-def payload_of(p: Pass, attempt: str) -> Payload | None:
-    """What a running attempt's worker was sent, rendered again; None if it does not run.
-
-    Raises:
-        ExpressionError: the input can't be rendered.
-    """
-    found = running_attempts(p).get(attempt)
-    return payload(p, *found) if found else None
-
-
-def _may_begin(p: Pass, specs: Mapping[str, StepSpec]) -> bool:
+def _may_begin(p: Pass) -> bool:
     """Sets ``started`` once everything that the run refers to is there."""
     run = p.run
     if run.started is not None:
@@ -105,16 +89,16 @@ def _may_begin(p: Pass, specs: Mapping[str, StepSpec]) -> bool:
         if p.suspended:
             run.phase = WorkflowPhase.SUSPENDED
             return False
-        if missing_agents(p, specs):
+        if missing(p):
             run.phase = WorkflowPhase.PENDING
             return False
     run.started = p.now
     return True
 
 
-def _watch_missing(p: Pass, specs: Mapping[str, StepSpec]) -> None:
+def _watch_missing(p: Pass) -> None:
     """Notes since when something has been missing, and when patience will be over."""
-    if not missing_agents(p, specs):
+    if not missing(p):
         p.run.waiting_since = None
         return
     if p.run.waiting_since is None:
@@ -124,130 +108,32 @@ def _watch_missing(p: Pass, specs: Mapping[str, StepSpec]) -> None:
         p.wake.append(over)
 
 
-def missing_agents(p: Pass, specs: Mapping[str, StepSpec] | None = None) -> list[str]:
-    """The Agents that unfinished steps need and that are absent or not ready, by name."""
-    if specs is None:
-        specs = {step.name: step for step in [*(p.spec.steps or []), *(p.spec.on_exit or [])]}
-    steps = p.run.steps | p.run.exit_steps
-    names = {
-        spec.agent_ref.name
-        for spec in specs.values()
-        if spec.agent_ref and not steps[spec.name].final
-    }
-    return sorted(name for name in names if not (name in p.agents and p.agents[name].ready))
-
-
-def _advance(p: Pass, main: dict[str, StepSpec]) -> bool:
-    changed = _apply_fail_fast(p, main)  # before anything begins that a failure rules out
-    for spec in main.values():
-        changed = advance_step(p, spec, p.run.steps, main) or changed
-    changed = _apply_fail_fast(p, main) or changed
-    return _conclude(p, main) or changed
-
-
-def _apply_fail_fast(p: Pass, main: dict[str, StepSpec]) -> bool:
-    """After a failure nothing new starts, but for steps that wait for one."""
-    culprit = next(
-        (name for name, step in p.run.steps.items() if _has_failed(main[name], step)), None
-    )
-    if culprit is None or not p.spec.fail_fast:
-        return False
-    changed = False
-    for name, step in p.run.steps.items():
-        spec = main[name]
-        if step.final or spec.trigger_rule in RUNS_AFTER_FAILURE:
-            continue
-        if step.phase is StepPhase.PENDING:
-            why = f"not started, because step {culprit} failed"
-            step.end(StepPhase.OMITTED, p.now, "Omitted", why)
-            changed = True
-            continue
-        ended = [_start_no_more(p, spec, node, culprit) for node in step.nodes]
-        if any(ended):
-            changed = True
-            settle(p, spec, step)
-    return changed
-
-
-def _has_failed(spec: StepSpec, step: Step) -> bool:
-    if spec.allow_failure:
-        return False
-    if step.final:
-        return step.phase is StepPhase.FAILED
-    failed = sum(node.phase is StepPhase.FAILED for node in step.nodes)
-    return not tolerated(spec, failed, len(step.nodes))
-
-
-def _start_no_more(p: Pass, spec: StepSpec, node: Node, culprit: str) -> bool:
-    backing_off = node.phase is StepPhase.WAITING and spec.wait is None
-    if node.phase is not StepPhase.QUEUED and not backing_off:
-        return False
-    if node.attempt:  # it has failed once, and is not tried again
-        node.end(StepPhase.FAILED, p.now, node.reason or "", node.message or "")
-    else:
-        why = f"not started, because step {culprit} failed"
-        node.end(StepPhase.OMITTED, p.now, "Omitted", why)
-    return True
-
-
-def halt(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step], why: str) -> bool:
-    """Ends everything: what runs or waits is Cancelled, what never started Omitted."""
-    changed = False
-    for name, step in steps.items():
-        if step.final:
-            continue
-        changed = True
-        if step.phase is not StepPhase.PENDING and all(node.final for node in step.nodes):
-            settle(p, specs[name], step)  # it ended in this very pass
-            continue
-        for index, node in enumerate(step.nodes):
-            if not node.final:
-                give_up(p, specs[name], index, node)
-                phase = _stopped_as(node)
-                node.end(phase, p.now, phase.value, why)
-        phase = _stopped_as(*step.nodes)
-        step.end(phase, p.now, phase.value, why)
-    return changed
-
-
-def _stopped_as(*nodes: Node) -> StepPhase:
-    begun = any(node.started is not None for node in nodes)
-    return StepPhase.CANCELLED if begun else StepPhase.OMITTED
-
-
-def _apply_shutdown(p: Pass, main: dict[str, StepSpec], on_exit: dict[str, StepSpec]) -> None:
+def _apply_shutdown(p: Pass) -> None:
     if p.spec.shutdown is None:
         return
-    if halt(p, main, p.run.steps, f"shutdown: {p.spec.shutdown}"):
+    if halt(p, p.frames.main, f"shutdown: {p.spec.shutdown}"):
         p.run.halted = Reason.STOPPED
         p.run.message = f"stopped by shutdown: {p.spec.shutdown}"
     if p.spec.shutdown == "Terminate":
-        halt(p, on_exit, p.run.exit_steps, "shutdown: Terminate")
+        halt(p, p.frames.on_exit, "shutdown: Terminate")
 
 
-def _apply_deadlines(p: Pass, specs: Mapping[str, StepSpec]) -> None:
-    """A deadline ends what is still open; a fan-out has failed then, whatever it tolerates."""
+def _apply_deadlines(p: Pass) -> None:
+    """A deadline ends what is still open."""
     run, now = p.run, p.now
-    for name, step in (run.steps | run.exit_steps).items():
-        deadline = specs[name].deadline
-        if deadline is None or step.queued is None or step.final:
-            continue
-        due = step.queued + seconds(deadline)
-        if due > now:
-            p.wake.append(due)
-            continue
-        late = [index for index, node in enumerate(step.nodes) if not node.final]
-        why = f"the step's deadline of {deadline} passed"
-        for index in late:
-            give_up(p, specs[name], index, step.nodes[index])
-            step.nodes[index].end(StepPhase.FAILED, now, ErrorClass.TIMEOUT, why)
-        if late and step.items is not None:
-            why += f" before {len(late)} of {len(step.nodes)} items had ended"
-        if late:
-            fail(p, specs[name], step, ErrorClass.TIMEOUT, why)
+    for frame in list(p.frames.all()):
+        for name, step in frame.steps.items():
+            spec = frame.specs[name]
+            if spec.deadline is None or step.queued is None or step.final:
+                continue
+            due = step.queued + seconds(spec.deadline)
+            if due > now:
+                p.wake.append(due)
+                continue
+            timed_out(p, frame, spec, step, f"the step's deadline of {spec.deadline} passed")
     for field, limit, due in _workflow_deadlines(p):
         why = f"the workflow's {field} of {limit} passed"
-        if due <= now and halt(p, specs, run.steps, why):
+        if due <= now and halt(p, p.frames.main, why):
             run.halted = Reason.DEADLINE_EXCEEDED
             run.message = why
 
@@ -277,15 +163,20 @@ def _idle_seconds(p: Pass) -> float:
     return p.run.idle_total + current
 
 
-def _account_idle(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, Step]) -> None:
-    """The active deadline stands still while suspended, or while only waits are outstanding."""
-    open_nodes = [
-        (specs[name], node) for name, step in steps.items() for node in step.nodes if not node.final
-    ]
-    only_waits = bool(open_nodes) and all(
-        node.phase is StepPhase.WAITING and spec.wait is not None for spec, node in open_nodes
-    )
-    idle = p.suspended or only_waits
+def _account_idle(p: Pass) -> None:
+    """The active deadline stands still while suspended, or while people and waits are awaited."""
+    active = False
+    waiting = False
+    for frame in p.frames.all():
+        for name, step in frame.steps.items():
+            for node in step.nodes:
+                if node.final or node.steps is not None:
+                    continue
+                if _idles(frame.specs[name], node):
+                    waiting = True
+                else:
+                    active = True
+    idle = p.suspended or (waiting and not active)
     if idle and p.run.idle_since is None:
         p.run.idle_since = p.now
     elif not idle and p.run.idle_since is not None:
@@ -293,33 +184,117 @@ def _account_idle(p: Pass, specs: Mapping[str, StepSpec], steps: Mapping[str, St
         p.run.idle_since = None
 
 
-def _conclude(p: Pass, main: dict[str, StepSpec]) -> bool:
-    """What the steps came to, once all have ended."""
+def _idles(spec: StepSpec, node: Node) -> bool:
+    if node.phase is not StepPhase.WAITING:
+        return False
+    return spec.wait is not None or spec.approval is not None or bool(node.calls)
+
+
+def _apply_budget_change(p: Pass) -> None:
+    """A run that its budget suspended goes on once the budget is another."""
+    budgeted = budget.limit_text(p.spec.budget) if p.spec.budget else ""
+    if p.run.exceeded is not None and p.run.exceeded != budgeted:
+        p.run.exceeded = None
+
+
+def _apply_exhaustion(p: Pass) -> bool:
+    """What the budget says once something could start, but nothing is left to pay for it."""
     run = p.run
+    limits = p.spec.budget
+    if limits is None or run.outcome is not None or run.exceeded is not None or p.suspended:
+        return False
+    if not p.starved or any(True for _ in _spending(p)):
+        return False
+    spent = run.used()
+    why = (
+        f"the budget of {budget.limit_text(limits)} is spent: {spent.cost_text or '0'} USD and "
+        f"{spent.input_tokens + spent.output_tokens} tokens were used, "
+        f"and the next step may need more than is left"
+    )
+    if limits.on_exceeded == "Suspend":
+        run.exceeded = budget.limit_text(limits)
+        p.warnings.append(why)
+        return True
+    run.halted = Reason.BUDGET_EXCEEDED
+    run.message = why
+    if limits.on_exceeded == "Fail":
+        halt(p, p.frames.main, why)
+        return True
+    run.concluding = True
+    for name, step in p.frames.main.steps.items():
+        spec = p.frames.main.specs[name]
+        if not step.final:
+            start_no_more(p, p.frames.main, spec, step, why)
+    halt(p, p.frames.main, why)
+    return True
+
+
+def _spending(p: Pass) -> list[str]:
+    """What may still give back what is reserved for it."""
+    running = list(running_attempts(p))
+    running += list(p.run.unsettled_cost)
+    for frame in p.frames.all():
+        for step in frame.steps.values():
+            running += [
+                node.child
+                for node in step.nodes
+                if node.child is not None and node.phase is StepPhase.RUNNING
+            ]
+    return running
+
+
+def _warn(p: Pass) -> None:
+    """Notes the shares of the budget that were passed, once each."""
+    if p.spec.budget is None or not p.spec.budget.warn_at:
+        return
+    for percent in budget.passed(p.spec.budget, p.run.used()):
+        if percent not in p.run.warned:
+            p.run.warned.append(percent)
+            p.warnings.append(
+                f"{percent}% of the budget of {budget.limit_text(p.spec.budget)} are spent"
+            )
+
+
+def _conclude(p: Pass) -> bool:
+    """What the steps came to, once all have ended."""
+    run, main = p.run, p.frames.main
     if run.outcome is not None or not all(step.final for step in run.steps.values()):
         return False
-    failed = any(_has_failed(main[name], step) for name, step in run.steps.items())
+    failed = any(has_failed(main.specs[name], step) for name, step in run.steps.items())
     if run.halted is Reason.STOPPED:
         run.outcome = WorkflowPhase.STOPPED
-    elif run.halted is not None:
+    elif run.halted is not None and not (run.concluding and not failed):
         run.outcome = WorkflowPhase.FAILED
     elif failed:
         run.outcome = WorkflowPhase.FAILED
         run.message = failure_message(run.steps)
     else:
-        run.outcome = WorkflowPhase.SUCCEEDED
         try:
-            if p.spec.output is not None:
-                run.output = p.scope.render(Template(p.spec.output, BASE_NAMES))
-        except ExpressionError as error:
-            run.outcome = WorkflowPhase.FAILED
-            run.message = f"spec.output: {error}"
+            output = _output(p)
+            run.output, run.output_stored = output.value, output.stored
+            run.outcome = WorkflowPhase.SUCCEEDED
+        except NotYetKnownError:
+            return False
+        except (ExpressionError, UnfitError) as error:
+            run.outcome = WorkflowPhase.SUCCEEDED if run.concluding else WorkflowPhase.FAILED
+            if not run.concluding:  # else its output lacks what was not done
+                run.message = f"spec.output: {error}"
     return True
 
 
-def _finish(p: Pass, steps: Mapping[str, Step]) -> None:
+def _output(p: Pass) -> Kept:
+    if p.spec.output is None:
+        return Kept()
+    main: Frame = p.frames.main
+    template = Template(p.spec.output, main.base_names)
+    stored = main.scope.stored_output(template)
+    return stored if stored is not None else keep(p, main.scope.render(template))
+
+
+def _finish(p: Pass) -> None:
     run = p.run
-    if run.outcome is not None and all(step.final for step in steps.values()):
+    ended = all(step.final for step in (*run.steps.values(), *run.exit_steps.values()))
+    if run.outcome is not None and ended:
         run.phase = run.outcome
         run.finished = p.now
         p.wake.clear()
@@ -327,17 +302,19 @@ def _finish(p: Pass, steps: Mapping[str, Step]) -> None:
 
 def fail_too_large(p: Pass, size: int, limit: int) -> None:
     """Ends a run whose state would not fit into the API server, and drops its outputs."""
-    specs = {step.name: step for step in [*(p.spec.steps or []), *(p.spec.on_exit or [])]}
-    why = f"the run's state of {size} bytes is over the limit of {limit}; return smaller outputs"
-    steps = p.run.steps | p.run.exit_steps
-    halt(p, specs, steps, why)
+    why = f"the run's state of {size} bytes is over the limit of {limit}; use fewer items"
+    steps: Mapping[str, Step] = p.run.steps | p.run.exit_steps
+    halt(p, p.frames.main, why)
+    halt(p, p.frames.on_exit, why)
     for step in steps.values():
         step.extract = None
-        for node in step.nodes:
-            node.output = None
         if step.items is not None:
             step.items = [None] * len(step.items)
-            for node in step.nodes:
+        for node in step.nodes:
+            node.output = None
+            node.errors = []
+            node.steps = None
+            if step.is_fan_out:
                 node.message = None
     p.run.output = None
     p.run.message = why

@@ -4,22 +4,41 @@ Every pass starts from the journal that the last one left, as the operator's do.
 since the run was submitted.
 """
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 import yaml
 
+from corral.api.attempt import InputRequired
 from corral.api.errors import ErrorClass
 from corral.api.types import Condition
-from corral.api.workflow import StepRow, WorkflowSpec, WorkflowStatus
-from corral.plan.observed import AgentView, Pass, Payload, Result, Slot, Want
+from corral.api.workflow import StepRow, WorkflowPhase, WorkflowSpec, WorkflowStatus
+from corral.plan.attempts import running_attempts
+from corral.plan.facts import ArtifactNeed, Facts, Memo, MemoNeed, Need
+from corral.plan.kinds import wanted_approvals, wanted_children
+from corral.plan.names import TOOL_RUNNER
+from corral.plan.observed import (
+    AgentView,
+    ApprovalView,
+    ChildView,
+    Grant,
+    Pass,
+    Payload,
+    Result,
+    Slot,
+    Want,
+    WantedApproval,
+    WantedChild,
+)
+from corral.plan.selection import agent_of, all_steps
 from corral.plan.state import Consumption, Run, Worker, from_journal
 from corral.plan.status import status_of
 from corral.plan.validate import Problem, workflow_problems
-from corral.plan.workflow import plan, running_attempts
+from corral.plan.workflow import plan
 
 T0 = 1_800_000_000.0
 NAME, NAMESPACE, RUN_ID = "report", "demo", "run-1"
@@ -34,6 +53,7 @@ class Answer:
     message: str = ""
     takes: float | None = 1.0
     used: Consumption = field(default_factory=Consumption)
+    asks: InputRequired | None = None
 
 
 def ok(output: Any = "done", takes: float | None = 1.0, cost: str | None = "0.01") -> Answer:
@@ -61,7 +81,8 @@ def used(cost: str | None) -> Consumption:
 
 
 Script = Mapping[str, Answer | Sequence[Answer]]
-"""By ``step#attempt``, ``step[item]#attempt``, ``step[item]`` or ``step``; a list is by attempt."""
+"""By ``step@iteration``, ``step#attempt``, ``step[item]#attempt``, ``step[item]`` or ``step``; a
+list is by attempt. A nested step is found by its own name or its whole path."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +116,10 @@ def split_id(identity: str) -> tuple[str, int, int]:
     return step, int(index), int(attempt)
 
 
+def iteration_of(identity: str) -> int:
+    return int(identity.rsplit(".", 2)[1])
+
+
 class Simulation:
     """One Workflow, its fleet and its clock."""
 
@@ -106,9 +131,23 @@ class Simulation:
         slots: int | Mapping[str, int] = 100,
         missing: Sequence[str] = (),
         timeout: float = 300.0,
+        agents: Sequence[AgentView] = (),
+        facts: Mapping[Need, Any] | None = None,
+        memos: dict[str, Memo] | None = None,
+        depth: int = 1,
     ) -> None:
         self.spec = spec_of(text)
         assert workflow_problems(self.spec) == []
+        self.facts = dict(facts or {})
+        self.memos = {} if memos is None else memos
+        self.approvals: dict[str, ApprovalView] = {}
+        self.children: dict[str, ChildView] = {}
+        self.asked: dict[str, WantedApproval] = {}
+        self.called: dict[str, WantedChild] = {}
+        self.warnings: list[str] = []
+        self.flights: dict[str, str] = {}
+        self.grant: Callable[[str, str, Decimal | None, int], Grant] = lambda *_: Grant.GRANTED
+        self.depth = depth
         self.answers = answers or {}
         self.slots = slots
         self.now = 0.0
@@ -117,12 +156,14 @@ class Simulation:
         self.results: list[tuple[float, Result]] = []
         self.wake: list[float] = []
         self.edits: list[tuple[float, dict[str, Any]]] = []
-        steps = [*(self.spec.steps or []), *(self.spec.on_exit or [])]
-        self.agents = {
+        steps = all_steps([*(self.spec.steps or []), *(self.spec.on_exit or [])])
+        self.agents = {TOOL_RUNNER: AgentView(TOOL_RUNNER, "tools", timeout)}
+        self.agents |= {
             step.agent_ref.name: AgentView(step.agent_ref.name, "r1", timeout)
             for step in steps
             if step.agent_ref and step.agent_ref.name not in missing
         }
+        self.agents |= {view.name: view for view in agents}
         self.timeout = timeout
 
     # What happens
@@ -149,21 +190,80 @@ class Simulation:
         self.results = [pair for pair in self.results if pair[0] > self.now]
         p = self.new_pass(due)
         payloads = plan(p, lambda wants: self._claim(p, wants))
+        while p.facts.needs:
+            for need in p.facts.needs:
+                p.facts.known[need] = self._fact(need)
+            p.facts.needs = set()
+            p.results = ()
+            payloads |= plan(p, lambda wants: self._claim(p, wants))
+        for sha256, content in p.to_store.items():
+            value = json.loads(content)
+            self.facts[ArtifactNeed(p.run.run_id, sha256, len(content))] = value
+        for key, kept in p.to_memoize.items():
+            self.memos[key] = Memo(p.frames.values.load(kept.value, kept.stored), p.now)
+        self.warnings += p.warnings
+        for approval in wanted_approvals(p):
+            self.asked[approval.name] = approval
+            self.approvals[approval.name] = ApprovalView()
+        for child in wanted_children(p):
+            self.called[child.name] = child
+            self.children[child.name] = ChildView()
         self.status = status_of(p, self.status, 1)
         self.wake = [moment - T0 for moment in p.wake]
         for identity, payload in payloads.items():
             step, index, attempt = split_id(identity)
             self.started.append(Started(step, index, attempt, self.now, payload))
-            answer = self._answer(step, index, attempt)
+            answer = self._answer(step, index, attempt, iteration_of(identity))
             if answer.takes is not None:
                 worker = payload.worker.uid
                 result = Result(
-                    identity, worker, answer.used, answer.output, answer.error, answer.message
+                    identity,
+                    worker,
+                    answer.used,
+                    answer.output,
+                    answer.error,
+                    answer.message,
+                    answer.asks,
                 )
                 self.deliver(result, self.now + answer.takes)
 
     def new_pass(self, results: Sequence[Result] = ()) -> Pass:
-        return Pass(NAME, NAMESPACE, self.spec, self.run_state, self.agents, T0 + self.now, results)
+        return Pass(
+            NAME,
+            NAMESPACE,
+            self.spec,
+            self.run_state,
+            self.agents,
+            T0 + self.now,
+            results,
+            approvals=self.approvals,
+            children=self.children,
+            depth=self.depth,
+            facts=Facts(dict(self.facts)),
+            reserve_agent=self.grant,
+            flight=lambda key, node: self.flights.setdefault(key, node) == node,
+        )
+
+    def _fact(self, need: Need) -> Any:
+        if isinstance(need, MemoNeed):
+            return self.memos.get(need.key)
+        return self.facts.get(need)
+
+    def decide(self, step: str, verdict: str = "Approve", **view: Any) -> None:
+        """Answers a step's ApprovalRequest that is open."""
+        name = next(
+            name
+            for name, asked in self.asked.items()
+            if asked.step == step and self.approvals[name].verdict is None
+        )
+        self.approvals[name] = ApprovalView(verdict, view.pop("by", "ann"), **view)
+        self.tick()
+
+    def child_ends(self, step: str, phase: str = "Succeeded", **view: Any) -> None:
+        """Ends the child Workflow that a step called last."""
+        name = [name for name, child in self.called.items() if child.step == step][-1]
+        self.children[name] = ChildView(WorkflowPhase(phase), True, **view)
+        self.tick()
 
     def to(self, moment: float) -> "Simulation":
         """Runs up to and including a moment."""
@@ -195,7 +295,8 @@ class Simulation:
 
     def _claim(self, p: Pass, wants: Sequence[Want]) -> dict[str, Slot]:
         busy = Counter(
-            spec.agent_ref.name for spec, _, _ in running_attempts(p).values() if spec.agent_ref
+            agent_of(spec, step.nodes[index])
+            for _, spec, step, index in running_attempts(p).values()
         )
         granted = {}
         for want in wants:
@@ -206,12 +307,19 @@ class Simulation:
                 granted[want.attempt_id] = Slot(worker, "r1")
         return granted
 
-    def _answer(self, step: str, index: int, attempt: int) -> Answer:
-        for key in (f"{step}[{index}]#{attempt}", f"{step}#{attempt}", f"{step}[{index}]", step):
-            if (found := self.answers.get(key)) is not None:
-                if isinstance(found, Answer):
-                    return found
-                return found[min(attempt, len(found)) - 1]
+    def _answer(self, step: str, index: int, attempt: int, iteration: int) -> Answer:
+        for name in (step, step.rsplit("~", 1)[-1]):
+            for key in (
+                f"{name}@{iteration}",
+                f"{name}[{index}]#{attempt}",
+                f"{name}#{attempt}",
+                f"{name}[{index}]",
+                name,
+            ):
+                if (found := self.answers.get(key)) is not None:
+                    if isinstance(found, Answer):
+                        return found
+                    return found[min(attempt, len(found)) - 1]
         return ok()
 
     # What can be seen

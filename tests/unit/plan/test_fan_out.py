@@ -181,7 +181,7 @@ def test_the_counts_and_the_attention_show_what_goes_on() -> None:
         fan("items: [1, 2, 3, 4], tolerateFailures: 4, maxConcurrent: 2"),
         {"f[0]": fails(message="it broke"), "f[1]": ok(takes=5), "f[2]": ok(takes=5)},
     ).to(2)
-    assert sim.row("f").items == ItemCounts(total=4, failed=1, running=2)
+    assert sim.row("f").items == ItemCounts(total=4, failed=1, running=2, queued=1)
     shown = [(a.name, a.phase.value, a.message) for a in sim.status.attention or []]
     assert shown == [
         ("f[0]", "Failed", "it broke"),

@@ -12,7 +12,8 @@ from corral.api.workflow import WorkflowStatus
 from corral.plan.state import JournalError, Run, from_journal, to_journal
 from corral.plan.status import stalled_status, status_of
 from corral.plan.validate import workflow_problems
-from corral.plan.workflow import fail_too_large, payload_of, plan
+from corral.plan.attempts import payload_of
+from corral.plan.workflow import fail_too_large, plan
 from tests.unit.plan.driver import HANGS, RUN_ID, T0, Simulation, fails, ok, run, spec_of
 
 ONE = "steps: [{name: a, agentRef: {name: x}}]"
@@ -301,7 +302,11 @@ def test_an_empty_run_has_an_empty_journal() -> None:
 
 def test_a_status_is_made_of_a_run_of_any_size_so_that_it_can_be_told_to_be_too_large() -> None:
     noise = random.Random(1).randbytes(100_000).hex()
-    steps = [f"- {{name: s{n}, transform: $(arguments.t.substring({n}))}}" for n in range(12)]
-    sim = Simulation("\n".join([f"arguments: {{t: '{noise}'}}", "steps:", *steps]))
+    lines = [f"arguments: {{t: '{noise}'}}", "steps:"]
+    for number in range(100):
+        begins = [number * 1900 + 100 * n for n in range(16)]
+        parts = [f"k{at}: 'arguments.t.substring({at}, {at + 1000})'" for at in begins]
+        lines.append(f"- {{name: s{number}, transform: '1', extract: {{{', '.join(parts)}}}}}")
+    sim = Simulation("\n".join(lines))
     sim.end()
-    assert len(sim.status.journal or "") > 1_000_000
+    assert len(sim.status.model_dump_json()) > 1_000_000
