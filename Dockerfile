@@ -13,6 +13,9 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
       --only-binary :all: --require-hashes -r /opt/corral/requirements.txt \
  && /opt/corral/bin/pip uninstall --quiet --yes pip setuptools \
  && find /opt/corral -type d -name tests -prune -exec rm -r {} + \
+ # Of AWS's services the artifact store uses S3, and what hands out credentials for it.
+ && find /opt/corral/lib/python3*/site-packages/botocore/data -mindepth 1 -maxdepth 1 -type d \
+      ! -name s3 ! -name sts ! -name 'sso*' ! -name signin -exec rm -r {} + \
  && /opt/corral/bin/python -c 'import sysconfig; open(sysconfig.get_path("purelib") + "/corral.pth", "w").write("/opt/corral/app\n")' \
  && printf '%s\n' '#!/opt/corral/bin/python' 'import sys' 'from corral.cli.main import main' \
       'sys.exit(main())' > /opt/corral/bin/corral \

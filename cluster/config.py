@@ -27,6 +27,9 @@ SERVICES = "10.96.0.0/16"
 _KUBERNETES = "10.96.0.1"  # the Service of the API server: the first of SERVICES
 _ISSUER = f"https://kubernetes.default.svc.{DOMAIN}"
 
+# The one PersistentVolume (manifests/overlays/embedded): there is no provisioner.
+VOLUME = "lib/volumes/artifacts"
+
 _IN = "/run/corral"
 _PKI = f"{_IN}/pki"
 _SOCKET = "/run/containerd/containerd.sock"
@@ -60,7 +63,7 @@ class Setup:
 def write(setup: Setup) -> str:
     """Write everything into the state folder; return the kubeconfig for people."""
     state = setup.home.path
-    for folder in ("pki", "etc", "etc/cni", "lib", "log", "log/node", "etcd"):
+    for folder in ("pki", "etc", "etc/cni", "lib", VOLUME, "log", "log/node", "etcd"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     kubeconfig = _certificates(setup)
     etc = state / "etc"
@@ -191,6 +194,7 @@ def _commands(setup: Setup) -> dict[str, list[str]]:
             cluster_signing_cert_file=f"{_PKI}/ca.crt",
             cluster_signing_key_file=f"{_PKI}/ca.key",
             use_service_account_credentials="true",
+            pvclaimbinder_sync_period="1s",  # else a claim waits 15 s for its volume
             kube_api_qps="200",
             kube_api_burst="400",
         ),

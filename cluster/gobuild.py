@@ -1,10 +1,12 @@
-"""Builds the node's one binary and the pause image from our Go modules, once."""
+"""Builds the node's one binary, the pause image and an S3 server from our Go modules, once."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -61,6 +63,42 @@ def pause_archive() -> Path:
         )
 
     return cached("pause", _key(HERE / "pause", flags), make) / "pause.tar"
+
+
+def s3_server() -> Path:
+    """The program of an S3 server for tests: `s3 ADDRESS:PORT FOLDER`, see cluster/s3."""
+    flags = ["-s", "-w"]
+
+    def make(folder: Path) -> None:
+        with step("building an S3 server for tests (once; half a minute on two cores)"):
+            _build(HERE / "s3", folder / "s3", flags)
+
+    return cached("s3", _key(HERE / "s3", flags), make) / "s3"
+
+
+def judge() -> Path:
+    """The program that tells what GitOps tools make of objects, see cluster/judge."""
+    flags = ["-s", "-w"]
+
+    def make(folder: Path) -> None:
+        with step("building a judge of objects for tests (once; a minute on two cores)"):
+            _build(HERE / "judge", folder / "judge", flags)
+
+    return cached("judge", _key(HERE / "judge", flags), make) / "judge"
+
+
+def module_zip(module: str, version: str) -> Path:
+    """The source of a Go module, from the Go proxy; also of one that needs a newer Go.
+
+    Raises:
+        ClusterError: the proxy has no such module.
+    """
+    command = [str(_go()), "mod", "download", "-json", f"{module}@{version}"]
+    done = subprocess.run(command, cwd=CACHE, capture_output=True, text=True)
+    found = json.loads(done.stdout or "{}")
+    if "Zip" not in found:
+        raise ClusterError(f"{module}@{version}: {found.get('Error') or done.stderr}")
+    return Path(found["Zip"])
 
 
 def _go_mod() -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from cluster import embedded
+from cluster.config import VOLUME
 from cluster.paths import KUBECTL, REPO, ClusterError, Home
 from cluster.providers import Provider
 from cluster.shell import run, say, step
@@ -31,6 +32,9 @@ def kubectl(home: Home, *arguments: object, stdin: str | None = None) -> str:
 
 def install(home: Home, image: str) -> None:
     """Apply the manifests and wait for the operator."""
+    if home.read().get("provider") == Provider.EMBEDDED:
+        # Made at the start of a cluster, but not by older checkouts.
+        (home.path / VOLUME).mkdir(parents=True, exist_ok=True)
     with step("installing corral"):
         kubectl(
             home, "apply", "--server-side", "--force-conflicts", "--filename=-",
@@ -72,6 +76,8 @@ def run_from_source(home: Home) -> None:
     account.write_text(yaml.safe_dump(config))
     environment = os.environ | {
         "KUBECONFIG": str(account),
+        # Not the cluster's volume: what root writes there, the operator's user could not change.
+        "CORRAL_ARTIFACTS_URL": f"file://{home.path}/artifacts",
         "CORRAL_WORKER_IMAGE": _DEV_IMAGE,
         "CORRAL_WORKER_IMAGE_REVISION": home.read().get("images", {}).get(_DEV_IMAGE, ""),
     }

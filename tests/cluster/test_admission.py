@@ -56,6 +56,15 @@ def pool(fields: str = "", name: str = "p") -> str:
     return manifest("AgentPool", name, "agentRef: {name: a}\n" + textwrap.dedent(fields))
 
 
+def template(spec: str, name: str = "t") -> str:
+    return manifest("WorkflowTemplate", name, spec)
+
+
+def cron(fields: str = "", schedule: str = "@daily", name: str = "c", work: str = "") -> str:
+    spec = f"schedule: '{schedule}'\nworkflowSpec: {work or f'{{steps: [{STEP}]}}'}\n{fields}"
+    return manifest("CronWorkflow", name, spec)
+
+
 REFUSED: dict[str, tuple[str, str]] = {
     # graphs
     "a step that depends on itself": (
@@ -337,6 +346,62 @@ REFUSED: dict[str, tuple[str, str]] = {
         model("provider: openai\nname: x\nbaseURL: localhost:80"),
         "spec.baseURL in body should match",
     ),
+    # templates
+    "a template without steps": (template("parameters: {type: object}"), "spec.steps: Required"),
+    "a template of a template": (
+        template("workflowTemplateRef: {name: u}"),
+        'unknown field "spec.workflowTemplateRef"',
+    ),
+    "a template with arguments": (
+        template(f"steps: [{STEP}]\narguments: {{a: 1}}"),
+        'unknown field "spec.arguments"',
+    ),
+    "a template that is suspended": (
+        template(f"steps: [{STEP}]\nsuspend: true"),
+        'unknown field "spec.suspend"',
+    ),
+    "a template in a cycle": (
+        template("steps: [{name: a, dependsOn: [a], transform: x}]"),
+        GRAPH + "a",
+    ),
+    "a template's step of no kind": (template("steps: [{name: a}]"), "a step is exactly one of"),
+    # crons
+    "a cron without a schedule": (cron(schedule=""), "spec.schedule in body should"),
+    "a cron of four fields": (cron(schedule="0 0 * *"), "spec.schedule in body should match"),
+    "a cron of six fields": (cron(schedule="0 0 0 * * *"), "spec.schedule in body should match"),
+    "a cron by an interval": (cron(schedule="@every 1h"), "spec.schedule in body should match"),
+    "a zone in the schedule": (cron(schedule="TZ=UTC 0 0 * * *"), "should match"),
+    "a zone that is a path": (cron("timeZone: ../x"), "spec.timeZone in body should match"),
+    "a policy that there isn't": (
+        cron("concurrencyPolicy: Queue"),
+        'Unsupported value: "Queue"',
+    ),
+    "a starting deadline of nothing": (cron("startingDeadline: 0s"), "must be longer than zero"),
+    "a history of fewer than none": (
+        cron("historyLimits: {failed: -1}"),
+        "should be greater than or equal to 0",
+    ),
+    "a cron with neither steps nor a template": (
+        cron(work="{parallelism: 3}"),
+        "a workflow needs exactly one of steps, workflowTemplateRef",
+    ),
+    "a cron of a graph in a cycle": (
+        cron(work="{steps: [{name: a, dependsOn: [a], transform: x}]}"),
+        GRAPH + "a",
+    ),
+    "a cron of workflows that are stopped": (
+        cron(work=f"{{shutdown: Stop, steps: [{STEP}]}}"),
+        'unknown field "spec.workflowSpec.shutdown"',
+    ),
+    "a cron of 53 characters": (
+        cron(name="x" * 53),
+        "metadata.name must have at most 52 characters",
+    ),
+    # lists
+    "a list from a ConfigMap and itself": (
+        step("forEach: {items: [1], configMapKeyRef: {name: a, key: b}}"),
+        "spec.steps[0].forEach in body must validate one and only one schema (oneOf)",
+    ),
 }
 
 ACCEPTED: dict[str, str] = {
@@ -369,6 +434,17 @@ ACCEPTED: dict[str, str] = {
     "a pool whose least is its most": pool("autoscaling: {minReplicas: 2, maxReplicas: 2}"),
     "whole CPUs as a number": pool("template: {resources: {limits: {cpu: 2, memory: 1.5Gi}}}"),
     "an agent of 63 characters": agent("modelRef: {name: m}", name="x" * 63),
+    "a template with parameters": template(
+        f"parameters: {{type: object, properties: {{n: {{default: 3}}}}}}\nsteps: [{STEP}]"
+    ),
+    "a cron that runs a template": cron(
+        work="{workflowTemplateRef: {name: t}, arguments: {n: 3}}", name="x" * 52
+    ),
+    "a cron in a zone": cron(
+        "timeZone: America/Argentina/Buenos_Aires", schedule="*/5 8-17 * JAN,FEB MON-FRI"
+    ),
+    "a list from a ConfigMap": step("forEach: {configMapKeyRef: {name: a, key: b.jsonl}}"),
+    "a retry": workflow(f"steps: [{STEP}]\nretryOf: {{name: before}}"),
 }
 
 
@@ -546,6 +622,7 @@ STATUSES: dict[str, tuple[str, dict[str, Any]]] = {
         workflow(f"steps: [{STEP}]\nsuspend: true", name="own"),
         {"phase": "Succeeded", "usage": {"requests": 0, "costUSD": "0"}},
     ),
+    "cronworkflow": (cron("suspend: true", name="own"), {"missed": 7}),
 }
 
 
@@ -597,6 +674,7 @@ MAY_NOT_CHANGE: dict[str, dict[str, Any]] = {
     "output": {"output": "$(1)"},
     "onExit": {"onExit": [{"name": "z", "transform": "x"}]},
     "workflowTemplateRef": {"steps": None, "workflowTemplateRef": {"name": "t"}},
+    "retryOf": {"retryOf": {"name": "before"}},
 }
 
 
@@ -612,6 +690,13 @@ def test_a_workflow_that_has_not_started_can_be_edited(cluster: Any, policies: N
     create(cluster, workflow(f"steps: [{STEP}]\nsuspend: true", name="early"))
     code, message = patch(cluster, "cwf/early", {"spec": MAY_NOT_CHANGE["steps"]})
     assert code == 0, message
+
+
+def test_a_retry_is_one_from_its_making_on(cluster: Any, policies: None) -> None:
+    create(cluster, workflow(f"steps: [{STEP}]\nsuspend: true", name="early"))
+    code, message = patch(cluster, "cwf/early", {"spec": {"retryOf": {"name": "before"}}})
+    assert code != 0
+    assert "spec.retryOf can only be set when the Workflow is created" in message
 
 
 def with_creator(name: str, creator: str) -> str:
@@ -657,6 +742,54 @@ def test_nobody_becomes_the_creator_later(cluster: Any, policies: None) -> None:
     assert code == 0, message
 
 
+def cron_with_creator(cluster: Any, creator: str) -> None:
+    found = yaml.safe_load(cron("suspend: true"))
+    found["metadata"]["annotations"] = {"corral.dev/created-by": creator}
+    for who in ("anna", "bert"):
+        name = ("rolebinding", who, "--clusterrole=edit", f"--user={who}")
+        run(cluster, "create", *name)
+    end = time.monotonic() + 30
+    while True:  # roles are summed up a moment after they were applied
+        done = create(cluster, json.dumps(found), check=False, as_user="anna")
+        if done.returncode == 0 or "cannot create" not in done.stderr or time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    assert (done.returncode == 0) is (creator == "anna"), done.stderr
+
+
+def test_the_creator_of_a_cron_is_who_creates_it(cluster: Any, policies: None) -> None:
+    cron_with_creator(cluster, "bert")
+
+
+WORK = {"workflowSpec": {"steps": [{"name": "b", "transform": "y"}]}}
+CRON_CHANGES: dict[str, tuple[str, dict[str, Any], str | None, str]] = {
+    "its creator changes what is run": ("anna", WORK, "anna", ""),
+    "another changes what is run, in their own name": ("bert", WORK, "bert", ""),
+    "another changes what is run, in nobody's name": ("bert", WORK, None, ""),
+    "another changes what is run, in the creator's name": (
+        "bert",
+        WORK,
+        "anna",
+        "annotation corral.dev/created-by must be bert, who changes spec.workflowSpec",
+    ),
+    "another changes when it is run": ("bert", {"schedule": "@hourly"}, "anna", ""),
+    "another becomes the creator": ("bert", {}, "bert", "corral.dev/created-by can't change"),
+    "the creator is forgotten": ("bert", {}, None, "corral.dev/created-by can't change"),
+}
+
+
+@pytest.mark.parametrize("what", CRON_CHANGES)
+def test_the_creator_of_a_cron_says_who_decided_what_it_runs(
+    cluster: Any, policies: None, what: str
+) -> None:
+    who, spec, creator, refused = CRON_CHANGES[what]
+    cron_with_creator(cluster, "anna")
+    change = {"spec": spec, "metadata": {"annotations": {"corral.dev/created-by": creator}}}
+    code, message = patch(cluster, "ccron/c", change, as_user=who)
+    assert (code != 0) is bool(refused), message
+    assert refused in message
+
+
 RIGHTS: dict[str, tuple[str, str, bool]] = {
     "the operator writes a workflow's status": (
         OPERATOR,
@@ -669,6 +802,15 @@ RIGHTS: dict[str, tuple[str, str, bool]] = {
     "the operator lists no secrets": (OPERATOR, "list secrets", False),
     "the operator runs nothing in workers": (OPERATOR, "create pods --subresource=exec", False),
     "the operator writes no workflow": (OPERATOR, "update workflows", False),
+    "the operator makes workflows by the clock": (OPERATOR, "create workflows", True),
+    "the operator stops those that it made": (OPERATOR, "patch workflows", True),
+    "the operator changes no template": (OPERATOR, "patch workflowtemplates", False),
+    "the operator changes no cron": (OPERATOR, "patch cronworkflows", False),
+    "the operator asks people": (OPERATOR, "create approvalrequests", True),
+    "the operator does not answer itself": (OPERATOR, "approve approvalrequests", False),
+    "the operator writes no answer": (OPERATOR, "patch approvalrequests", False),
+    "the operator reads lists": (OPERATOR, "get configmaps", True),
+    "the operator writes no list": (OPERATOR, "update configmaps", False),
     "the operator writes no pool": (OPERATOR, "patch agentpools", False),
     "the operator makes no model": (OPERATOR, "create models", False),
     "the operator takes no lease elsewhere": (OPERATOR, "update leases", False),
@@ -695,6 +837,21 @@ RIGHTS: dict[str, tuple[str, str, bool]] = {
     "an editor makes no models, which decide where keys go": ("edit", "create models", False),
     "a namespace's admin makes none either": ("admin", "update models", False),
     "who is bound to corral-admin does": ("corral-admin", "create models", True),
+    "an editor makes templates": ("edit", "create workflowtemplates", True),
+    "an editor makes crons": ("edit", "create cronworkflows", True),
+    "an editor sees what people are asked": ("edit", "list approvalrequests", True),
+    "an editor does not decide": ("edit", "approve approvalrequests", False),
+    "an editor writes no decision": ("edit", "patch approvalrequests", False),
+    "a namespace's admin does not decide": ("admin", "approve approvalrequests", False),
+    "who is bound to corral-admin does not either": (
+        "corral-admin",
+        "approve approvalrequests",
+        False,
+    ),
+    "an approver decides": ("corral-approver", "approve approvalrequests", True),
+    "an approver writes decisions": ("corral-approver", "patch approvalrequests", True),
+    "an approver deletes no request": ("corral-approver", "delete approvalrequests", False),
+    "an approver makes no workflow": ("corral-approver", "create workflows", False),
     "a viewer sees workflows": ("view", "list workflows", True),
     "a viewer makes none": ("view", "create workflows", False),
 }

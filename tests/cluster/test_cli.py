@@ -1,9 +1,6 @@
 """The command line against a real cluster, as a person and as a script uses it."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,11 +8,13 @@ from tests.cluster.harness import (
     Cluster,
     agent,
     condition,
+    manifest,
     phases,
     pool,
     simulated,
     workflow,
 )
+from tests.cluster.terminal import corral
 
 TEAM = (
     simulated("fast", "reply: hello")
@@ -31,16 +30,6 @@ def _a_team(team: Cluster) -> None:
     team.kubectl("wait", "--for=condition=Ready", "agentpool", "--all", "--timeout=90s")
 
 
-def corral(
-    cluster: Cluster, *arguments: str, stdin: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """The command; none of its ways to fail shows a traceback."""
-    words = [str(Path(sys.executable).parent / "corral"), *arguments, "-n", cluster.namespace]
-    done = subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=120)
-    assert "Traceback" not in done.stdout + done.stderr
-    return done
-
-
 def calls(who: str) -> str:
     return f"steps: [{{name: a, agentRef: {{name: {who}}}, input: go}}]\noutput: $(steps.a.output)"
 
@@ -49,7 +38,6 @@ RUNS = {
     "well": (0, "Succeeded", calls("fast")),
     "badly": (1, "Failed", calls("down")),
     "stopped": (3, "Stopped", "shutdown: Stop\n" + calls("fast")),
-    "stalled": (4, "NotSupported", "ttlAfterFinished: 1h\n" + calls("fast")),
     "wrong": (4, "there is no step 'b'", "steps: [{name: a, transform: $(steps.b.output)}]"),
     "refused": (4, "pods is no", "steps: [{name: a, transform: x}]\npods: 1"),
     "late": (5, "--timeout is over; the run goes on", calls("asleep")),
@@ -83,7 +71,7 @@ def test_run_prints_the_object_for_scripts(team: Cluster, name: str) -> None:
     assert "managedFields" not in found["metadata"]
 
 
-@pytest.mark.parametrize("name", ["stalled", "wrong"])
+@pytest.mark.parametrize("name", ["wrong"])
 def test_run_starts_nothing_of_what_is_wrong(team: Cluster, name: str) -> None:
     code, _, spec = RUNS[name]
     done = corral(team, "run", "-", stdin=workflow(f"{name}-file", spec))
@@ -199,3 +187,100 @@ def test_errors_are_one_sentence(team: Cluster, case: str) -> None:
     assert said in done.stderr
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
+
+
+TEMPLATE = manifest(
+    "WorkflowTemplate",
+    "greet",
+    """
+    parameters:
+      type: object
+      required: [who]
+      properties: {who: {type: string}, times: {type: integer, default: 1}}
+    steps:
+    - {name: a, agentRef: {name: fast}, input: "Greet $(arguments.who)"}
+    output: $(steps.a.output) $(arguments.who)
+    """,
+)
+
+
+def test_a_template_is_submitted_with_parameters_and_watched(team: Cluster) -> None:
+    team.apply(TEMPLATE)
+    wrong = corral(team, "submit", "--from", "template/greet", "-p", "times=often")
+    assert wrong.returncode == 4
+    assert "parameter 'times': 'often' is not of type 'integer'" in wrong.stderr
+    assert "parameter 'who': must be given" in wrong.stderr
+    words = ["submit", "--from", "template/greet", "-p", "who=Ann"]
+    dry = corral(team, *words, "--dry-run", "server", "-o", "name")
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert dry.stdout.startswith("workflow.corral.dev/greet-")
+    done = corral(team, *words, "--name", "greeted", "--watch", "--timeout", "90s")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Workflow greeted: Succeeded" in done.stdout
+    assert "hello Ann" in done.stdout
+    found = team.get("workflow", "greeted")
+    assert found["metadata"]["annotations"]["corral.dev/created-by"]
+    tree = corral(team, "get", "workflow/greeted", "-o", "tree").stdout
+    assert "✓ a" in tree
+    again = corral(team, "resubmit", "greeted", "-p", "who=Bob", "--wait", "-o", "json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["status"]["output"] == "hello Bob"
+
+
+def test_watch_tells_the_end_of_a_run_that_somebody_else_started(team: Cluster) -> None:
+    team.apply(workflow("watched", calls("down")))
+    done = corral(team, "watch", "watched", "--timeout", "90s")
+    assert done.returncode == 1
+    assert "Workflow watched: Failed" in done.stdout
+    lines = corral(team, "watch", "watched", "-o", "json").stdout.splitlines()
+    assert json.loads(lines[-1])["status"]["phase"] == "Failed"
+
+
+def test_a_retry_does_not_repeat_what_succeeded(team: Cluster) -> None:
+    spec = (
+        "steps: [{name: first, agentRef: {name: fast}, input: go},"
+        " {name: second, dependsOn: [first], agentRef: {name: down}, input: go}]"
+    )
+    assert corral(team, "run", "-", stdin=workflow("broken", spec)).returncode == 1
+    team.apply(simulated("down", "reply: up again"))
+    try:
+        done = corral(team, "retry", "broken", "--name", "mended", "--watch", "--timeout", "90s")
+    finally:
+        team.apply(simulated("down", "failurePercent: 100"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    mended = team.get("workflow", "mended")
+    assert mended["spec"]["retryOf"] == {"name": "broken"}
+    assert mended["status"]["usage"]["requests"] == 1, "only of the second step"
+    assert "taken over" in corral(team, "get", "workflow/mended", "-o", "tree").stdout
+    refused = corral(team, "retry", "mended")
+    assert refused.returncode == 1
+    assert "there is nothing to retry" in refused.stderr
+
+
+def test_logs_are_followed_to_the_end(team: Cluster) -> None:
+    spec = (
+        "steps: [{name: a, agentRef: {name: fast}, input: go},"
+        " {name: pause, dependsOn: [a], wait: {duration: 2s}},"
+        " {name: b, dependsOn: [pause], agentRef: {name: fast}, input: go}]"
+    )
+    team.apply(workflow("followed", spec))
+    done = corral(team, "logs", "-f", "followed")
+    assert done.returncode == 0, done.stderr
+    assert "a: Succeeded" in done.stdout
+    assert "b: Succeeded" in done.stdout
+
+
+def test_a_graph_has_the_phases_of_the_run(team: Cluster) -> None:
+    corral(team, "run", "-", stdin=workflow("drawn", calls("fast")))
+    assert 's_a("a<br/>Agent fast"):::Succeeded' in corral(team, "graph", "drawn").stdout
+
+
+def test_the_api_server_checks_what_files_alone_cannot_tell(team: Cluster) -> None:
+    text = workflow("asked", calls("fast"))
+    fine = corral(team, "validate", "--server", "-", stdin=text)
+    assert fine.returncode == 0, fine.stdout
+    assert team.kubectl("get", "workflow", "asked", check=False).returncode != 0
+    made_up = text.replace("name: asked}", "name: asked, annotations: {corral.dev/created-by: x}}")
+    refused = corral(team, "validate", "--server", "-", stdin=made_up)
+    assert refused.returncode == 1
+    assert "corral.dev/created-by must be" in refused.stdout

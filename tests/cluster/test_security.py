@@ -182,20 +182,27 @@ def test_worker_pods_are_restricted_and_have_no_account(lab: Lab) -> None:
 EXPECTED_RIGHTS = {
     "models.corral.dev": "get list watch",
     "agents.corral.dev": "get list watch",
-    "workflows.corral.dev": "get list watch",
+    "workflows.corral.dev": "create delete get list patch watch",
+    "workflowtemplates.corral.dev": "get list watch",
+    "cronworkflows.corral.dev": "get list watch",
+    "approvalrequests.corral.dev": "create get list watch",
     "agentpools.corral.dev": "create delete get list watch",
     "models.corral.dev/status": "update",
     "agents.corral.dev/status": "update",
     "agentpools.corral.dev/status": "update",
     "workflows.corral.dev/status": "update",
+    "cronworkflows.corral.dev/status": "update",
+    "configmaps": "get",
     "pods": "create delete get list watch",
     "events": "list",
     "events.events.k8s.io": "create",
     "leases.coordination.k8s.io": "create get update",
     "serviceaccounts/token": "create",
+    "services/proxy": "get",
 }
 """Every right of the operator's account. list and watch are kopf's, and of the sweep for ghosts;
-get is for what conflicts; the rest are passes', the Events', the Lease's and the tokens'."""
+get is for what conflicts; the rest are passes', the Events', the Lease's and the tokens'.
+services/proxy is everybody's, and for one name: the artifacts of the operator's Service."""
 
 
 def test_the_operators_account_has_the_rights_that_it_uses_and_none_on_secrets() -> None:

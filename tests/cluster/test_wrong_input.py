@@ -219,8 +219,8 @@ OTHERS = {
         "is no JSON Schema: 'objekt' is not valid",
     ),
     "an Agent with tools": Wrong(
-        agent("tools", "fast", "tools: [{name: t, mcp: {url: http://t}}]"),
-        "spec.tools",
+        agent("tools", "fast", "tools: [{name: t, agent: {name: other}}]"),
+        "spec.tools[0].agent",
         "not supported yet",
         "NotSupported",
     ),

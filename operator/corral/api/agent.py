@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 
 from corral.api.errors import ErrorClass
 from corral.api.types import (
+    Approver,
     Condition,
     CostText,
     DecimalText,
@@ -44,7 +45,7 @@ class FallbackModel(Resource):
     model_ref: LocalRef
     """The Model to use instead."""
     on_errors: Annotated[list[ErrorClass], Field(min_length=1, max_length=12)] | None = None
-    """The errors after which it is used."""
+    """The errors after which it is used; absent: ModelUnavailable, RateLimited and Budget."""
 
 
 class HeaderFrom(Resource):
@@ -64,9 +65,15 @@ class MCPServer(Resource):
     allow: Annotated[list[ToolName], Field(max_length=128)] | None = None
     """The server's tools that the agent may use; absent: all."""
     require_approval: Annotated[list[ToolName], Field(max_length=128)] | None = None
-    """Tools that a person must approve before each call."""
+    """The server's tools that a person must approve before each call."""
+    approvers: Annotated[list[Approver], Field(min_length=1, max_length=32)] | None = None
+    """Who may approve; absent: whoever has the verb approve on approvalrequests."""
+    allow_self_approval: bool = False
+    """Whether whoever made the workflow may approve too."""
     headers_from: Annotated[list[HeaderFrom], Field(max_length=16)] | None = None
     """Headers to send, with values from Secrets."""
+    timeout: Duration = "60s"
+    """How long one tool call may take."""
 
 
 class Tool(Resource):
@@ -96,7 +103,7 @@ class AgentLimits(Resource):
     timeout: Duration = "5m"
     """How long one attempt may take, where its step does not say."""
     max_cost_usd: PositiveMoney | None = None
-    """What one attempt may cost, in US dollars."""
+    """What one attempt may cost, in US dollars: no model call begins once it has cost that much."""
 
 
 class AgentBudget(Resource):
@@ -197,6 +204,8 @@ class AgentBudgetStatus(Resource):
     """What was spent in this period, in US dollars."""
     reserved_cost_usd: CostText | None = None
     """What running attempts may still spend, in US dollars."""
+    spent_tokens: int | None = None
+    """Tokens sent and received in this period."""
 
 
 class AgentStatus(Resource):

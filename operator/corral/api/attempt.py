@@ -196,3 +196,12 @@ class WorkerConfig(Resource):
 CONFIG_FILE = "/etc/corral/worker/config.json"
 KEYS_DIR = "/etc/corral/keys"
 """``<KEYS_DIR>/<Model's name>/key`` holds a Model's API key; read at every call."""
+HEADERS_DIR = "/etc/corral/headers"
+"""``<HEADERS_DIR>/<tool's name>/<header's name>`` holds the value of a header for a tool's MCP
+server; read at every connection."""
+
+META_EFFECT_KEY = "corral.dev/effect-key"
+"""In a tool call's ``_meta``: ``<effect key>/<tool>/<hash of the arguments>/<ordinal>``. Every
+retry of the call carries the same, so that a server can tell one effect from two."""
+META_ATTEMPT_ID = "corral.dev/attempt-id"
+META_CORRELATION_ID = "corral.dev/correlation-id"

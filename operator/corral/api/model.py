@@ -41,7 +41,7 @@ class SimulatedToolCall(Resource):
     """A tool call that a simulated model asks for."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    """The tool's name."""
+    """The tool's name, as the model calls it."""
     arguments: dict[str, object] = Field(default_factory=dict)
     """What the tool is called with."""
 
@@ -54,7 +54,8 @@ class SimulatedReply(Resource):
     reply: Text = ""
     """The answer, literally; parsed as JSON where the step has an outputSchema."""
     tool_calls: Annotated[list[SimulatedToolCall], Field(max_length=16)] | None = None
-    """Tool calls that the model asks for before it answers."""
+    """Tool calls that the model asks for first, all at once; with their results it answers with
+    the reply."""
 
 
 class Simulation(Resource):

@@ -6,7 +6,7 @@ estimate, and an unbounded field is an attack on etcd.
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
@@ -148,6 +148,24 @@ class SecretKeyRef(Resource):
     """The Secret's name."""
     key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
     """The key within the Secret."""
+
+
+class ConfigMapKeyRef(Resource):
+    """Names a key of a ConfigMap of the same namespace."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """The ConfigMap's name."""
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    """The key within the ConfigMap."""
+
+
+class Approver(Resource):
+    """Who may decide."""
+
+    kind: Literal["User", "Group"]
+    """Whether name is a user's or a group's."""
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """The name, as the API server knows it."""
 
 
 class Condition(Resource):

@@ -8,7 +8,9 @@ from pydantic import ConfigDict, Field, JsonValue
 from corral.api.agent import Capability
 from corral.api.errors import ErrorClass
 from corral.api.types import (
+    Approver,
     Condition,
+    ConfigMapKeyRef,
     CostText,
     Duration,
     ErrorMessage,
@@ -140,13 +142,21 @@ class ForEach(Resource):
 
     # Not a CEL rule: CEL can't see a list whose items may be anything.
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["items"]}, {"required": ["itemsFrom"]}]}
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["items"]},
+                {"required": ["itemsFrom"]},
+                {"required": ["configMapKeyRef"]},
+            ]
+        }
     )
 
     items_from: Annotated[Template, Field(min_length=1)] | None = None
     """An expression that gives the list."""
     items: Annotated[list[JsonValue], Field(max_length=1000)] | None = None
     """The list itself."""
+    config_map_key_ref: ConfigMapKeyRef | None = None
+    """A ConfigMap's key whose text holds one JSON value a line."""
     as_: Annotated[Variable, Field(alias="as")] = "item"
     """What expressions call the item."""
     max_concurrent: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -181,15 +191,6 @@ class RetryStrategy(Resource):
     """The errors that are retried; absent: all but Auth, Quota and Budget, which never are."""
 
 
-class Approver(Resource):
-    """Who may decide."""
-
-    kind: Literal["User", "Group"]
-    """Whether name is a user's or a group's."""
-    name: Annotated[str, Field(min_length=1, max_length=253)]
-    """The name, as the API server knows it."""
-
-
 class Approval(Resource):
     """Waits for a person's decision."""
 
@@ -210,7 +211,8 @@ class Approval(Resource):
     allow_edit: (
         Annotated[list[Annotated[str, Field(max_length=63)]], Field(max_length=32)] | None
     ) = None
-    """Values that the person may change with the decision."""
+    """Names of values that the person may set with the decision: $(steps.NAME.output.values.x).
+    They are text; expressions turn it into numbers with int() and into anything with json()."""
 
 
 class AgentSelector(Resource):
@@ -228,7 +230,7 @@ class Loop(Resource):
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "self.onExhausted != 'AcceptBest' || has(self.best)",
+                "!has(self.onExhausted) || self.onExhausted != 'AcceptBest' || has(self.best)",
                 "onExhausted: AcceptBest needs best",
             )
         )
@@ -422,32 +424,9 @@ class WorkflowBudget(Resource):
     """Percentages of the budget that raise an Event."""
 
 
-class WorkflowSpec(Resource):
-    """One run of a graph of steps."""
+class WorkflowBounds(Resource):
+    """What every graph has beside its steps: bounds, an end, and what comes of it."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "has(self.steps) != has(self.workflowTemplateRef)",
-                "a workflow needs exactly one of steps, workflowTemplateRef",
-            ),
-            (
-                "!has(oldSelf.shutdown) || (has(self.shutdown) &&"
-                " (self.shutdown == oldSelf.shutdown || self.shutdown == 'Terminate'))",
-                "shutdown can't be taken back: it can only become Terminate",
-            ),
-        )
-    )
-
-    arguments: JsonObject | None = None
-    """Values that expressions call arguments.NAME."""
-    workflow_template_ref: LocalRef | None = None
-    """The WorkflowTemplate to run, instead of steps."""
-    steps: (
-        Annotated[list[Step], Field(min_length=1, max_length=256, json_schema_extra=rules(_GRAPH))]
-        | None
-    ) = None
-    """The graph: every step is listed after those that it depends on."""
     output: Template | None = None
     """The workflow's output, as an expression."""
     parallelism: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -469,6 +448,45 @@ class WorkflowSpec(Resource):
     """Steps that run at the end, however it ended."""
     ttl_after_finished: Duration | None = None
     """How long the finished workflow is kept; absent: until someone deletes it."""
+
+
+Graph = Annotated[list[Step], Field(min_length=1, max_length=256, json_schema_extra=rules(_GRAPH))]
+_STEPS_OR_TEMPLATE = (
+    "has(self.steps) != has(self.workflowTemplateRef)",
+    "a workflow needs exactly one of steps, workflowTemplateRef",
+)
+
+
+class RunSpec(WorkflowBounds):
+    """What a run does: a graph of steps or a template, with arguments."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_STEPS_OR_TEMPLATE))
+
+    arguments: JsonObject | None = None
+    """Values that expressions call arguments.NAME."""
+    workflow_template_ref: LocalRef | None = None
+    """The WorkflowTemplate to run, instead of steps."""
+    steps: Graph | None = None
+    """The graph: every step is listed after those that it depends on."""
+
+
+class WorkflowSpec(RunSpec):
+    """One run of a graph of steps."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            _STEPS_OR_TEMPLATE,
+            (
+                "!has(oldSelf.shutdown) || (has(self.shutdown) &&"
+                " (self.shutdown == oldSelf.shutdown || self.shutdown == 'Terminate'))",
+                "shutdown can't be taken back: it can only become Terminate",
+            ),
+        )
+    )
+
+    retry_of: LocalRef | None = None
+    """A finished Workflow of this namespace whose succeeded steps are taken over, not done again.
+    It can only be set when the Workflow is created."""
     suspend: bool | None = None
     """While true, nothing new starts."""
     shutdown: Literal["Stop", "Terminate"] | None = None
@@ -488,6 +506,12 @@ class ItemCounts(Resource):
     """Items that run."""
     omitted: int = 0
     """Items that will not run."""
+    queued: int = 0
+    """Items that wait for a worker."""
+    waiting: int = 0
+    """Items that wait for a retry, a person, or time to pass."""
+    cancelled: int = 0
+    """Items that were cancelled."""
 
 
 class StepRow(Resource):
@@ -519,17 +543,25 @@ class StepRow(Resource):
     """The step's extracted values."""
     items: ItemCounts | None = None
     """The items of a fan-out, by what became of them."""
+    memoized: bool | None = None
+    """Whether the output was taken from an earlier run."""
+    child: Annotated[str, Field(max_length=63)] | None = None
+    """The Workflow that does the step."""
+    approval: Annotated[str, Field(max_length=63)] | None = None
+    """The ApprovalRequest that the step waits for, or was decided by."""
 
 
 class Attention(Resource):
     """A failed or running item of a fan-out that a person may want to see."""
 
-    name: Annotated[str, Field(max_length=128)]
-    """The step and the item."""
+    name: Annotated[str, Field(max_length=253)]
+    """The step and the item, for example research[3], or outer[3].inner of nested steps."""
     phase: StepPhase
     """Where the item is in its life."""
     attempt: int | None = None
     """The current or last attempt."""
+    reason: Annotated[str, Field(max_length=64)] | None = None
+    """One word that says why it is where it is."""
     message: ErrorMessage | None = None
     """What went wrong."""
 
@@ -543,6 +575,12 @@ class WorkflowBudgetStatus(Resource):
     """What running attempts may still spend, in US dollars."""
     limit_cost_usd: CostText | None = None
     """The budget, in US dollars."""
+    spent_tokens: int | None = None
+    """Tokens sent and received."""
+    reserved_tokens: int | None = None
+    """Tokens that running attempts may still use."""
+    limit_tokens: int | None = None
+    """The budget, in tokens."""
 
 
 class WorkflowStatus(Resource):

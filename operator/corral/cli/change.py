@@ -1,26 +1,11 @@
 """``corral stop``, ``suspend`` and ``resume``: a merge patch of two fields."""
 
-from typing import Any
-
-from corral.cli.cluster import ApiError, Cluster
+from corral.cli.cluster import Cluster
 from corral.cli.errors import CliError, Exit
 from corral.cli.kinds import WORKFLOW
+from corral.cli.lookup import workflow_of
 from corral.cli.output import tidy, write
 from corral.cli.view import RunView
-
-
-def workflow_of(cluster: Cluster, namespace: str, name: str) -> dict[str, Any]:
-    """The Workflow.
-
-    Raises:
-        CliError: there is none, or the cluster says no.
-    """
-    try:
-        return cluster.get(WORKFLOW, namespace, name)
-    except ApiError as error:
-        if error.status == 404 and error.details.get("name"):
-            raise CliError(f"there is no Workflow {name!r} in namespace {namespace!r}") from None
-        raise
 
 
 def change(

@@ -1,19 +1,22 @@
 """Everything that can be told to be wrong with a set of manifests without a cluster."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from corral.api.agent import AgentSpec
+from corral.api.cron import CronSpec
 from corral.api.errors import Reason
 from corral.api.model import ModelSpec
 from corral.api.pool import PoolSpec
-from corral.api.workflow import WorkflowSpec
+from corral.api.template import TemplateSpec
+from corral.api.workflow import NestedStep, WorkflowBounds, WorkflowSpec
 from corral.cli.findings import Finding, finding
 from corral.cli.manifests import Document, ManifestSyntaxError, documents, parse_path, read
 from corral.cli.objects import Loaded, is_foreign, load
+from corral.cli.parameters import arguments_used, problems_of, takes_others
 from corral.cli.words import similar
 from corral.plan.agent import agent_problems, model_problems
-from corral.plan.validate import Problem, workflow_problems
+from corral.plan.validate import Problem, schema_problem, workflow_problems
 
 
 @dataclass
@@ -26,6 +29,8 @@ class Checked:
     findings: list[Finding] = field(default_factory=list)
     names: set[tuple[str, str, str]] = field(default_factory=set)
     """(kind, namespace, name) of everything, that which can't be read included."""
+    given: frozenset[str] = frozenset()
+    """Arguments that Workflows get besides their own."""
     files: int = 0
     documents: int = 0
 
@@ -39,14 +44,17 @@ class Checked:
         return [loaded for loaded in self.loaded if loaded.kind.name == kind]
 
 
-def check(paths: Sequence[str]) -> Checked:
-    """Reads and checks files, directories and ``-``.
+def check(paths: Sequence[str], *, recursive: bool = False, given: Collection[str] = ()) -> Checked:
+    """Reads and checks files, directories (``recursive``: and those below) and ``-``.
+
+    Args:
+        given: names of arguments that Workflows get besides their own.
 
     Raises:
         CliError: a file can't be read.
     """
-    checked = Checked()
-    for file, text in read(paths):
+    checked = Checked(given=frozenset(given))
+    for file, text in read(paths, recursive=recursive):
         checked.files += 1
         try:
             for document in documents(file, text):
@@ -106,7 +114,15 @@ def _own_problems(loaded: Loaded, checked: Checked) -> Iterator[Finding]:
 def _problems(loaded: Loaded, checked: Checked) -> Iterator[Problem]:
     match loaded.spec:
         case WorkflowSpec() as spec:
-            yield from workflow_problems(spec)
+            yield from workflow_problems(spec, checked.given)
+            yield from _argument_problems(spec, loaded, checked)
+        case TemplateSpec() as spec:
+            yield from _template_problems(spec)
+        case CronSpec() as spec:
+            workflow = WorkflowSpec.model_validate(spec.workflow_spec.model_dump())
+            for problem in workflow_problems(workflow):
+                field = problem.field.replace("spec", "spec.workflowSpec", 1)
+                yield Problem(field, problem.message, problem.reason)
         case AgentSpec() as spec:
             models = {
                 model.name: model.spec
@@ -120,6 +136,32 @@ def _problems(loaded: Loaded, checked: Checked) -> Iterator[Problem]:
                     yield problem
         case ModelSpec() as spec:
             yield from model_problems(spec)
+
+
+def _template_problems(spec: TemplateSpec) -> Iterator[Problem]:
+    names: Collection[str] = arguments_used(spec.to_json())
+    if spec.parameters is not None:
+        if why := schema_problem(spec.parameters):
+            yield Problem("spec.parameters", why)
+            return
+        properties = spec.parameters.get("properties")
+        if isinstance(properties, dict) and not takes_others(spec.parameters):
+            names = properties
+    fields = spec.model_dump(exclude={"parameters"})
+    yield from workflow_problems(WorkflowSpec.model_validate(fields), names)
+
+
+def _argument_problems(spec: WorkflowSpec, loaded: Loaded, checked: Checked) -> Iterator[Problem]:
+    """Of a Workflow whose template is in the files, too."""
+    if spec.workflow_template_ref is None or checked.given:
+        return
+    for template in checked.of("WorkflowTemplate"):
+        here = template.namespace == loaded.namespace
+        if here and template.name == spec.workflow_template_ref.name:
+            assert isinstance(template.spec, TemplateSpec)
+            if template.spec.parameters and not schema_problem(template.spec.parameters):
+                for message in problems_of(spec.arguments or {}, template.spec.parameters):
+                    yield Problem("spec.arguments", message)
 
 
 def _missing_references(loaded: Loaded, checked: Checked) -> Iterator[Finding]:
@@ -136,11 +178,10 @@ def _missing_references(loaded: Loaded, checked: Checked) -> Iterator[Finding]:
 def _references(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
     """(field, kind, name) of what an object refers to."""
     match loaded.spec:
-        case WorkflowSpec() as spec:
-            for steps, part in ((spec.steps, "steps"), (spec.on_exit, "onExit")):
-                for index, step in enumerate(steps or []):
-                    if step.agent_ref is not None:
-                        yield f"spec.{part}[{index}].agentRef.name", "Agent", step.agent_ref.name
+        case CronSpec() as spec:
+            yield from _graph_references(spec.workflow_spec, "spec.workflowSpec")
+        case WorkflowBounds() as spec:
+            yield from _graph_references(spec, "spec")
         case AgentSpec() as spec:
             if spec.model_ref is not None:
                 yield "spec.modelRef.name", "Model", spec.model_ref.name
@@ -152,3 +193,21 @@ def _references(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
                 )
         case PoolSpec() as spec:
             yield "spec.agentRef.name", "Agent", spec.agent_ref.name
+
+
+def _graph_references(spec: WorkflowBounds, at: str) -> Iterator[tuple[str, str, str]]:
+    template = getattr(spec, "workflow_template_ref", None)
+    if template is not None:
+        yield f"{at}.workflowTemplateRef.name", "WorkflowTemplate", template.name
+    for steps, part in ((getattr(spec, "steps", None), "steps"), (spec.on_exit, "onExit")):
+        yield from _step_references(steps or [], f"{at}.{part}")
+
+
+def _step_references(steps: Sequence[NestedStep], at: str) -> Iterator[tuple[str, str, str]]:
+    for index, step in enumerate(steps):
+        if step.agent_ref is not None:
+            yield f"{at}[{index}].agentRef.name", "Agent", step.agent_ref.name
+        if step.workflow is not None:
+            name = step.workflow.template_ref.name
+            yield f"{at}[{index}].workflow.templateRef.name", "WorkflowTemplate", name
+        yield from _step_references(getattr(step, "steps", None) or [], f"{at}[{index}].steps")

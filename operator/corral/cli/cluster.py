@@ -5,6 +5,7 @@ lost, and a kind of somebody else's can be applied as well.
 """
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from corral.cli.errors import CliError, Exit
 FIELD_MANAGER = "corral-cli"
 _TIMEOUT = (5.0, 30.0)
 _WATCH_SECONDS = 240
+_TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 _PATIENCE = 60.0
 """Seconds for which a server that was reachable before may be unreachable while following."""
 
@@ -23,12 +25,21 @@ _PATIENCE = 60.0
 class ApiError(CliError):
     """The API server said no."""
 
-    def __init__(self, status: int, reason: str, message: str, details: dict[str, Any]) -> None:
-        code = Exit.REFUSED if status in (400, 422) else Exit.FAILED
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        details: dict[str, Any],
+        *,
+        denied: bool = False,
+    ) -> None:
+        code = Exit.REFUSED if denied or status in (400, 422) else Exit.FAILED
         super().__init__(message, code)
         self.status = status
         self.reason = reason
         self.details = details
+        self.causes = _causes(details)
 
 
 class UnreachableError(CliError):
@@ -38,13 +49,24 @@ class UnreachableError(CliError):
 class Cluster:
     """One cluster, in the context that kubectl would use."""
 
-    def __init__(self, client: Any, namespace: str) -> None:
+    def __init__(
+        self, client: Any, namespace: str, timeout: tuple[float, float] = _TIMEOUT
+    ) -> None:
         self._client = client
         self.namespace = namespace
+        self._timeout = timeout
 
     @classmethod
-    def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> "Cluster":
+    def connect(
+        cls,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        timeout: tuple[float, float] = _TIMEOUT,
+    ) -> "Cluster":
         """Reads KUBECONFIG, ~/.kube/config or the pod's own account; calls nobody yet.
+
+        Args:
+            timeout: seconds to connect, and for an answer.
 
         Raises:
             CliError: there is no usable configuration.
@@ -62,7 +84,7 @@ class Cluster:
         except Exception as error:  # the loader lets through whatever a broken file leads to
             namespace = _in_cluster(settings, kubeconfig, error)
         settings.retries = False
-        return cls(client.ApiClient(settings), namespace)
+        return cls(client.ApiClient(settings), namespace, timeout)
 
     def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
         """The object.
@@ -72,26 +94,63 @@ class Cluster:
         """
         return self.call("GET", path_of(kind, namespace, name))
 
-    def objects(self, kind: Kind, namespace: str | None) -> list[dict[str, Any]]:
-        """The kind's objects in a namespace, or in all."""
-        listed = self.call("GET", path_of(kind, namespace))
+    def objects(
+        self, kind: Kind, namespace: str | None, selector: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The kind's objects in a namespace, or in all; those with the labels, if there are any."""
+        query = {"labelSelector": selector} if selector else {}
+        listed = self.call("GET", path_of(kind, namespace), query)
         about = {"apiVersion": f"{GROUP}/{VERSION}", "kind": kind.name}
         return [{**about, **item} for item in listed.get("items", [])]
 
-    def create(self, kind: Kind, body: dict[str, Any]) -> dict[str, Any]:
+    def summaries(self, path: str, limit: int = 500) -> list[tuple[str, str]]:
+        """(name, first column that is not the name) of the objects at a path, without their specs.
+
+        What kubectl prints as a table: small also where the objects are large.
+        """
+        text = self._read("GET", path, {"limit": str(limit)}, None, None, accept=_TABLE)
+        listed = json.loads(text)
+        return [
+            (row["object"]["metadata"]["name"], str(row["cells"][1]) if row["cells"][1:] else "")
+            for row in listed.get("rows", [])
+        ]
+
+    def username(self) -> str | None:
+        """Who the API server takes one for; None where it does not tell."""
+        path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        try:
+            answer = self.call("POST", path, {}, body)
+        except ApiError:
+            return None
+        name = answer.get("status", {}).get("userInfo", {}).get("username")
+        return name if isinstance(name, str) and name else None
+
+    def create(self, kind: Kind, body: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
         """Creates the object; fields that the cluster does not know are refused."""
         path = path_of(kind, body["metadata"]["namespace"])
-        return self.call("POST", path, {"fieldValidation": "Strict", **_MANAGER}, body)
+        return self.call("POST", path, {**_STRICT, **_dry(dry_run)}, body)
 
-    def apply(self, path: str, body: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
+    def apply(
+        self, path: str, body: dict[str, Any], *, force: bool = False, dry_run: bool = False
+    ) -> dict[str, Any]:
         """Server-side apply."""
-        query = {**_MANAGER, "fieldValidation": "Strict", "force": str(force).lower()}
+        query = {**_STRICT, "force": str(force).lower(), **_dry(dry_run)}
         return self.call("PATCH", path, query, body, "application/apply-patch+yaml")
 
-    def merge(self, kind: Kind, namespace: str, name: str, patch: dict[str, Any]) -> dict[str, Any]:
+    def merge(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        patch: dict[str, Any],
+        *,
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
         """Changes the fields that are in the patch; null removes one."""
         path = path_of(kind, namespace, name)
-        return self.call("PATCH", path, _MANAGER, patch, "application/merge-patch+json")
+        query = {**_MANAGER, **_dry(dry_run)}
+        return self.call("PATCH", path, query, patch, "application/merge-patch+json")
 
     def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """Deletes that very object, and what it owns, in the background."""
@@ -116,10 +175,18 @@ class Cluster:
         items: list[dict[str, Any]] = self.call("GET", path, {"labelSelector": selector})["items"]
         return items
 
-    def pod_log(self, namespace: str, pod: str) -> list[str]:
-        """What a pod has logged."""
+    def pod_log(self, namespace: str, pod: str, since: str | None = None) -> list[str]:
+        """What a pod has logged, or has since a time (RFC 3339)."""
         path = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/log"
-        return self._read("GET", path, {}, None, None).decode(errors="replace").splitlines()
+        query = {"sinceTime": since} if since else {}
+        return self._read("GET", path, query, None, None).decode(errors="replace").splitlines()
+
+    def events(self, namespace: str, uid: str) -> list[dict[str, Any]]:
+        """The Events about the object of that UID."""
+        path = f"/api/v1/namespaces/{quote(namespace)}/events"
+        query = {"fieldSelector": f"involvedObject.uid={uid}"}
+        items: list[dict[str, Any]] = self.call("GET", path, query).get("items", [])
+        return items
 
     def follow(
         self, kind: Kind, namespace: str, name: str, until: float | None
@@ -192,10 +259,20 @@ class Cluster:
         )
         return answer
 
+    def read(self, path: str) -> bytes:
+        """What is at a path, as it is; errors as of ``call``."""
+        return self._read("GET", path, {}, None, None, accept="*/*")
+
     def _read(
-        self, method: str, path: str, query: dict[str, str], body: str | None, kind: str | None
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str],
+        body: str | None,
+        kind: str | None,
+        accept: str = "application/json",
     ) -> bytes:
-        response = self._send(method, path, query, body, kind, _TIMEOUT)
+        response = self._send(method, path, query, body, kind, self._timeout, accept)
         data: bytes = self._guarded(lambda: response.data)
         if not 200 <= response.status < 300:
             raise _error(response.status, data, path)
@@ -204,7 +281,7 @@ class Cluster:
     def _lines(self, path: str, query: dict[str, str], patience: float) -> Iterator[str]:
         from kubernetes.watch import watch
 
-        response = self._send("GET", path, query, None, None, (_TIMEOUT[0], patience))
+        response = self._send("GET", path, query, None, None, (self._timeout[0], patience))
         if response.status != 200:
             raise _error(response.status, self._guarded(lambda: response.data), path)
         read_lines: Any = watch.iter_resp_lines
@@ -224,8 +301,9 @@ class Cluster:
         body: str | None,
         kind: str | None,
         timeout: tuple[float, float],
+        accept: str = "application/json",
     ) -> Any:
-        headers = {"Accept": "application/json", "User-Agent": "corral-cli"}
+        headers = {"Accept": accept, "User-Agent": "corral-cli"}
         if body is not None and kind is not None:
             headers["Content-Type"] = kind
         sent = self._client.param_serialize(
@@ -260,6 +338,15 @@ class Cluster:
 
 
 _MANAGER = {"fieldManager": FIELD_MANAGER}
+_STRICT = {"fieldValidation": "Strict", **_MANAGER}
+_POLICY = re.compile(
+    r".*?ValidatingAdmissionPolicy '[^']+' with binding '[^']+' denied request: ", re.DOTALL
+)
+_INVALID_VALUE = re.compile(r"^Invalid value: (\"(object|array|string|integer|number)\"|\{.*\}): ")
+
+
+def _dry(dry_run: bool) -> dict[str, str]:
+    return {"dryRun": "All"} if dry_run else {}
 
 
 def path_of(kind: Kind, namespace: str | None, name: str | None = None) -> str:
@@ -319,6 +406,24 @@ def _error(status: int, body: bytes, path: str) -> ApiError:
         message = f"there is no {details.get('kind', 'object')} {details['name']!r}"
     elif status == 401:
         message = "the cluster does not accept these credentials (401 Unauthorized)"
+    elif message and (policy := _POLICY.match(message)):
+        message = message[policy.end() :]
+        return ApiError(status, data.get("reason", ""), message, details, denied=True)
+    elif status == 422 and (causes := _causes(details)):
+        message = "; ".join(f"{field}: {said}" if field else said for field, said in causes)
     elif status == 403:
         message = f"no rights: {message}"
     return ApiError(status, data.get("reason", ""), message or f"HTTP {status}", details)
+
+
+def _causes(details: dict[str, Any]) -> list[tuple[str, str]]:
+    """(field, what is wrong with it), without the value, which may be long."""
+    return [
+        (cause.get("field", "").replace("<nil>", ""), _plain(cause["message"]))
+        for cause in details.get("causes") or []
+        if isinstance(cause, dict) and cause.get("message")
+    ]
+
+
+def _plain(message: str) -> str:
+    return _INVALID_VALUE.sub("", _POLICY.sub("", message))

@@ -6,10 +6,11 @@ from typing import Any
 
 from corral.api.crd.kinds import Kind
 from corral.api.types import Usage
-from corral.cli.cluster import ApiError, Cluster
+from corral.cli.cluster import Cluster
 from corral.cli.errors import CliError, Exit
 from corral.cli.follow import console, show_end
 from corral.cli.kinds import kind_named
+from corral.cli.lookup import object_of
 from corral.cli.output import as_list, tidy, write
 from corral.cli.view import RunView, duration, short_cost
 from corral.plan.times import parse
@@ -18,27 +19,36 @@ Column = tuple[str, Callable[[dict[str, Any]], object], bool]
 """A header, what of an object is shown, and whether only by ``-o wide``."""
 
 
-def get(cluster: Cluster, kind: str, name: str | None, namespace: str | None, form: str) -> Exit:
+def get(
+    cluster: Cluster,
+    kind: str,
+    name: str | None,
+    namespace: str | None,
+    form: str,
+    selector: str | None = None,
+) -> Exit:
     """Shows one object, or all of a namespace, or (``namespace=None``) all there are."""
+    if name is None and "/" in kind:
+        kind, _, name = kind.partition("/")
     of = kind_named(kind)
     if name is not None and namespace is None:
         raise CliError("one object has one namespace: -n, not -A", Exit.USAGE)
+    if name is not None and selector is not None:
+        raise CliError("--selector is for several objects, not for one by name", Exit.USAGE)
     if form == "tree" and (of.name != "Workflow" or name is None):
         raise CliError("-o tree is for one Workflow: corral get workflow NAME -o tree", Exit.USAGE)
-    try:
-        found = (
-            cluster.objects(of, namespace)
-            if name is None
-            else [cluster.get(of, namespace or "", name)]
-        )
-    except ApiError as error:
-        if error.status == 404 and error.details.get("name"):
-            raise CliError(f"there is no {of.name} {name!r} in namespace {namespace!r}") from None
-        raise
+    found = (
+        cluster.objects(of, namespace, selector)
+        if name is None
+        else [object_of(cluster, of, namespace or "", name)]
+    )
     if form == "tree":
         show_end(console(), RunView.of(found[0]))
     elif form in ("json", "yaml"):
         write(tidy(found[0]) if name is not None else as_list(found), form)
+    elif form == "name":
+        for data in found:
+            print(f"{of.singular}.corral.dev/{data['metadata']['name']}")
     elif not found:
         where = f"in namespace {namespace!r}" if namespace else "in any namespace"
         print(f"there are no {of.plural} {where}")
@@ -109,6 +119,21 @@ def _ready(field: str) -> Callable[[dict[str, Any]], object]:
     return value
 
 
+def _parameters(data: dict[str, Any]) -> list[str]:
+    """A template's parameters; those that must be given with a star."""
+    schema = data["spec"].get("parameters") or {}
+    properties, required = schema.get("properties") or {}, schema.get("required") or []
+    return [
+        f"{name}*" if name in required and "default" not in own else name
+        for name, own in properties.items()
+    ]
+
+
+def _verdict(data: dict[str, Any]) -> object:
+    decision = data["spec"].get("decision")
+    return decision["verdict"] if decision else "waits"
+
+
 def _phase(data: dict[str, Any]) -> object:
     from corral.cli.tree import phase_text
 
@@ -145,5 +170,28 @@ COLUMNS: dict[str, list[Column]] = {
         ("CIRCUIT", _at("status", "circuit"), False),
         ("BASEURL", _at("spec", "baseURL"), True),
         ("MESSAGE", _ready("message"), True),
+    ],
+    "WorkflowTemplate": [
+        ("STEPS", lambda data: len(data["spec"].get("steps") or []), False),
+        ("PARAMETERS", lambda data: ", ".join(_parameters(data)), False),
+    ],
+    "CronWorkflow": [
+        ("SCHEDULE", _at("spec", "schedule"), False),
+        ("ZONE", lambda data: data["spec"].get("timeZone", "UTC"), False),
+        ("SUSPENDED", lambda data: "yes" if data["spec"].get("suspend") else "no", False),
+        ("ACTIVE", lambda data: len((data.get("status") or {}).get("active") or []), False),
+        ("NEXT", _at("status", "nextScheduleTime"), False),
+        ("LAST", _at("status", "lastScheduleTime"), True),
+        ("MISSED", _at("status", "missed"), True),
+        ("MESSAGE", _ready("message"), True),
+    ],
+    "ApprovalRequest": [
+        ("WORKFLOW", _at("spec", "workflowRef", "name"), False),
+        ("STEP", _at("spec", "step"), False),
+        ("VERDICT", _verdict, False),
+        ("BY", _at("spec", "decision", "by"), False),
+        ("TOOL", _at("spec", "tool", "name"), True),
+        ("EXPIRES", _at("spec", "expiresAt"), True),
+        ("MESSAGE", _at("spec", "prompt"), True),
     ],
 }

@@ -1,57 +1,71 @@
-"""``corral logs``: what happened, from the status, the journal and the workers' own logs."""
+"""``corral logs``: what happened, from the journal, the Events and the workers' own logs."""
 
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from corral.cli.change import workflow_of
 from corral.cli.cluster import ApiError, Cluster
 from corral.cli.errors import CliError, Exit
+from corral.cli.history import Filter, record_text, records
+from corral.cli.lookup import workflow_of
 from corral.cli.output import write
-from corral.cli.tree import headline, output_text
-from corral.cli.view import RunView, duration
+from corral.cli.tree import headline
+from corral.cli.view import RunView
+from corral.cli.words import similar
 from corral.plan.names import LABEL_AGENT
-from corral.plan.state import JournalError, Node, Run, Step, from_journal
-from corral.plan.times import rfc3339_millis
+from corral.plan.state import JournalError, Run, Step
 
-_POLL = 2.0
-
-
-@dataclass(frozen=True)
-class Filter:
-    """What of a run is asked for."""
-
-    step: str | None = None
-    item: int | None = None
+_POLL = 1.0
 
 
 def logs(
     cluster: Cluster, namespace: str, name: str, chosen: Filter, follow: bool, output: str
 ) -> Exit:
-    """Shows the records of all attempts, then the log lines of workers that still exist."""
+    """Shows the records of all attempts, the Events, and the lines of workers that still exist."""
     shown: set[str] = set()
+    workers = WorkerLogs(cluster, chosen)
     while True:
-        view = RunView.of(workflow_of(cluster, namespace, name))
+        data = workflow_of(cluster, namespace, name)
+        view = RunView.of(data)
         run = journal_of(view)
-        if chosen.step is not None and chosen.step not in {s.name for s in _specs(view)}:
-            raise CliError(f"Workflow {name!r} has no step {chosen.step!r}")
-        found = list(records(view, run, chosen))
-        lines = list(worker_lines(cluster, view, run, chosen))
-        if output == "json":
-            if not follow or view.exit_code is not None:
-                write({"workflow": name, "records": found, "workerLogs": lines}, "json")
+        _known(view, chosen)
+        found = {
+            "records": list(records(view, run, chosen)),
+            "events": [] if chosen.step else list(events(cluster, data)),
+            "workerLogs": list(workers.new(view, run)),
+        }
+        ended = view.exit_code is not None
+        if output == "json" and not follow:
+            write({"workflow": name, **found}, "json")
+        elif output == "json":
+            _print_new(shown, [_line(kind, one) for kind, all_ in found.items() for one in all_])
         else:
             if not shown:
                 print(headline(view, time.time()).plain)
-            for text in [*map(record_text, found), *map(worker_text, lines)]:
-                if text not in shown:
-                    print(text)
-            shown |= {"", *map(record_text, found), *map(worker_text, lines)}
-        if not follow or view.exit_code is not None:
+                shown.add("")
+            texts = [
+                *map(record_text, found["records"]),
+                *map(event_text, found["events"]),
+                *map(worker_text, found["workerLogs"]),
+            ]
+            _print_new(shown, texts)
+        if not follow or ended:
             return Exit.OK
         time.sleep(_POLL)
+
+
+def _line(kind: str, entry: dict[str, Any]) -> str:
+    about = {"records": "record", "events": "event", "workerLogs": "workerLog"}[kind]
+    return json.dumps({"kind": about, **entry}, ensure_ascii=False)
+
+
+def _print_new(shown: set[str], texts: list[str]) -> None:
+    for text in texts:
+        if text not in shown:
+            print(text, flush=True)
+    shown.update(texts)
 
 
 def journal_of(view: RunView) -> Run:
@@ -60,138 +74,123 @@ def journal_of(view: RunView) -> Run:
     Raises:
         CliError: another version of corral wrote it.
     """
-    if view.status.journal is None:
-        return Run(run_id=view.status.run_id or "")
     try:
-        return from_journal(view.status.journal)
+        return view.journal()
     except JournalError as error:
         raise CliError(f"Workflow {view.name!r}: {error}") from None
 
 
-def _specs(view: RunView) -> list[Any]:
-    return [*(view.spec.steps or []), *(view.spec.on_exit or [])]
-
-
-def records(view: RunView, run: Run, chosen: Filter) -> Iterator[dict[str, Any]]:
-    """One per step, and per item of a fan-out: where it is, how it came there."""
-    steps = {**run.steps, **run.exit_steps}
-    for spec in _specs(view):
-        step = steps.get(spec.name)
-        if step is None or chosen.step not in (None, spec.name):
-            continue
-        agent = spec.agent_ref.name if spec.agent_ref else None
-        if not step.nodes and chosen.item is None:
-            yield _record(spec.name, None, agent, step, None)
-        for index, node in enumerate(step.nodes):
-            if chosen.item in (None, index):
-                item = index if step.items is not None else None
-                yield _record(spec.name, item, agent, step, node)
-
-
-def _record(
-    name: str, item: int | None, agent: str | None, step: Step, node: Node | None
-) -> dict[str, Any]:
-    state = node or step
-    record: dict[str, Any] = {"step": name, "phase": state.phase.value}
-    if item is not None:
-        record |= {"item": item, "input": step.items[item] if step.items else None}
-    if agent:
-        record["agent"] = agent
-    if node is not None:
-        ended = node.finished
-        record |= {
-            "attempts": node.attempt,
-            "worker": node.worker.pod if node.worker else None,
-            "startedAt": rfc3339_millis(node.started) if node.started else None,
-            "finishedAt": rfc3339_millis(ended) if ended else None,
-            "seconds": round(ended - node.started, 3) if ended and node.started else None,
-            "costUSD": node.used.cost_text,
-            "output": node.output,
-        }
-    record |= {"reason": state.reason, "message": state.message}
-    return {key: value for key, value in record.items() if value is not None}
-
-
-def record_text(record: dict[str, Any]) -> str:
-    """A record for people: a line, then the error or the output, indented."""
-    name = record["step"] + (f"[{record['item']}]" if "item" in record else "")
-    parts = [f"{record.get('startedAt', '-'):<24}  {name}: {record['phase']}"]
-    if record.get("attempts"):
-        parts.append(f"attempt {record['attempts']}")
-    if record.get("worker"):
-        parts.append(f"on {record['worker']}")
-    if "seconds" in record:
-        parts.append(duration(record["seconds"]))
-    if "costUSD" in record:
-        parts.append(f"${record['costUSD']}")
-    lines = ["  ".join(parts)]
-    if "message" in record:
-        reason = f"{record['reason']}: " if record.get("reason") else ""
-        lines.append(f"    {reason}{record['message']}")
-    if "output" in record:
-        lines += [f"    {line}" for line in output_text(record["output"]).splitlines()]
-    return "\n".join(lines)
-
-
-def worker_lines(
-    cluster: Cluster, view: RunView, run: Run, chosen: Filter
-) -> Iterator[dict[str, Any]]:
-    """What the workers that still exist logged about this run, by time."""
-    agents = sorted(
-        {
-            spec.agent_ref.name
-            for spec in _specs(view)
-            if spec.agent_ref and chosen.step in (None, spec.name)
-        }
-    )
-    if not agents or not run.run_id:
+def _known(view: RunView, chosen: Filter) -> None:
+    if chosen.step is None:
         return
-    found = []
+    names = []
+    for spec in [*view.steps, *view.on_exit]:
+        names += [spec.name, *(f"{spec.name}.{inner.name}" for inner in spec.steps or [])]
+    if chosen.plain not in names:
+        hint = similar(chosen.plain, names) or f"; there are {', '.join(names)}"
+        raise CliError(f"Workflow {view.name!r} has no step {chosen.step!r}{hint}")
+
+
+def events(cluster: Cluster, workflow: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What Kubernetes still knows of Events about the Workflow, by time; none where one may not."""
+    metadata = workflow["metadata"]
     try:
-        for pod in cluster.pods(view.namespace, f"{LABEL_AGENT} in ({','.join(agents)})"):
-            pod_name = pod["metadata"]["name"]
-            found += [
-                {"pod": pod_name, **line}
-                for line in _pod_lines(cluster, view.namespace, pod_name)
-                if about(line, run.run_id, chosen)
-            ]
+        found = cluster.events(metadata["namespace"], metadata["uid"])
     except ApiError as error:
         if error.status != 403:
             raise
-        found.append({"pod": "-", "message": f"the workers' logs can't be read: {error.message}"})
-    yield from sorted(found, key=lambda line: str(line.get("time", "")))
+        return
+    entries = [
+        {
+            "time": _time_of(event),
+            "type": event.get("type", ""),
+            "reason": event.get("reason", ""),
+            "message": event.get("message", ""),
+        }
+        for event in found
+    ]
+    yield from sorted(entries, key=lambda entry: str(entry["time"]))
 
 
-def _pod_lines(cluster: Cluster, namespace: str, pod: str) -> Iterator[dict[str, Any]]:
-    try:
-        texts = cluster.pod_log(namespace, pod)
-    except ApiError as error:
-        if error.status in (400, 404):  # not started yet, or gone by now
+def _time_of(event: dict[str, Any]) -> str:
+    series = event.get("series") or {}
+    metadata = event.get("metadata") or {}
+    return str(
+        series.get("lastObservedTime")
+        or event.get("lastTimestamp")
+        or event.get("eventTime")
+        or metadata.get("creationTimestamp")
+        or "-"
+    )
+
+
+def event_text(event: dict[str, Any]) -> str:
+    """An Event for people."""
+    return f"{event['time']:<24}  {event['type']} {event['reason']}: {event['message']}"
+
+
+@dataclass
+class WorkerLogs:
+    """The log lines of the workers that still exist, of one run."""
+
+    cluster: Cluster
+    chosen: Filter
+    _since: dict[str, str] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set)
+
+    def new(self, view: RunView, run: Run) -> Iterator[dict[str, Any]]:
+        """The lines that were not yielded before, by time."""
+        agents = sorted(_agents(view, run))
+        if not agents or not run.run_id:
             return
-        raise
-    for text in texts:
+        found = []
         try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
+            for pod in self.cluster.pods(view.namespace, f"{LABEL_AGENT} in ({','.join(agents)})"):
+                name = pod["metadata"]["name"]
+                found += [
+                    {"pod": name, **line}
+                    for line in self._lines(view.namespace, name)
+                    if self.chosen.is_about(line, run.run_id)
+                ]
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            found = [{"pod": "-", "message": f"the workers' logs can't be read: {error.message}"}]
+        yield from sorted(found, key=lambda line: str(line.get("time", "")))
+
+    def _lines(self, namespace: str, pod: str) -> Iterator[dict[str, Any]]:
+        try:
+            texts = self.cluster.pod_log(namespace, pod, self._since.get(pod))
+        except ApiError as error:
+            if error.status in (400, 404):  # not started yet, or gone by now
+                return
+            raise
+        for text in texts:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if not isinstance(line, dict) or f"{pod} {text}" in self._seen:
+                continue
+            self._seen.add(f"{pod} {text}")
+            if isinstance(line.get("time"), str):
+                self._since[pod] = line["time"]
             yield line
 
 
-def about(line: dict[str, Any], run_id: str, chosen: Filter) -> bool:
-    """Whether a log line is of the run, the step and the item asked for.
-
-    Attempt ids begin with the run's id, ``.<step>.<item>.``; a line may name either.
-    """
-    prefix = run_id
-    if chosen.step is not None:
-        prefix += f".{chosen.step}"
-        if chosen.item is not None:
-            prefix += f".{chosen.item}"
-    return any(
-        isinstance(value, str) and (value == prefix or value.startswith(f"{prefix}."))
-        for value in line.values()
-    )
+def _agents(view: RunView, run: Run) -> set[str]:
+    """Every Agent that a step names, or that was chosen for one."""
+    found = set()
+    for spec in [*view.steps, *view.on_exit]:
+        for step in (spec, *(spec.steps or [])):
+            if step.agent_ref:
+                found.add(step.agent_ref.name)
+    pending: list[Step] = [*run.steps.values(), *run.exit_steps.values()]
+    while pending:
+        for node in pending.pop().nodes:
+            found |= {node.agent} if node.agent else set()
+            pending += (node.steps or {}).values()
+    return found
 
 
 def worker_text(line: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@
 Kubernetes is imported.
 """
 
+import os
 import sys
 
 
@@ -37,8 +38,10 @@ def version() -> str:
 
 def _command_line() -> int:
     from corral.cli.app import app
+    from corral.cli.complete import prepare
     from corral.cli.errors import CliError, Exit
 
+    prepare()
     try:
         app()
     except CliError as error:
@@ -52,6 +55,16 @@ def _command_line() -> int:
         return Exit.OK
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:
+        if os.environ.get("CORRAL_DEBUG"):
+            raise
+        said = " ".join(str(error).split())[:300]
+        print(
+            f"error: this should not happen: {type(error).__name__}: {said} "
+            "(CORRAL_DEBUG=1 shows where)",
+            file=sys.stderr,
+        )
+        return Exit.FAILED
     return Exit.OK
 
 

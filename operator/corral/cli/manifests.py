@@ -106,8 +106,11 @@ _ManifestLoader.yaml_implicit_resolvers = {
 }
 
 
-def read(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The files' names and texts; of a directory those that end as manifests do, not recursively.
+def read(paths: Sequence[str], *, recursive: bool = False) -> Iterator[tuple[str, str]]:
+    """The files' names and texts; of a directory those that end as manifests do.
+
+    Args:
+        recursive: whether those of the directories below count, hidden ones aside.
 
     Raises:
         CliError: a file can't be read; exit code 2.
@@ -118,16 +121,24 @@ def read(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
             continue
         found = [Path(path)]
         if found[0].is_dir():
-            found = sorted(file for file in found[0].iterdir() if file.suffix in SUFFIXES)
+            found = sorted(_in_folder(found[0], recursive))
             if not found:
                 raise CliError(f"{path}: no {', '.join(SUFFIXES)} files in there", Exit.USAGE)
         for file in found:
             yield str(file), _text(file)
 
 
+def _in_folder(folder: Path, recursive: bool) -> Iterator[Path]:
+    for file in folder.rglob("*") if recursive else folder.iterdir():
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.suffix in SUFFIXES and file.is_file() and not hidden:
+            yield file
+
+
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8", newline="") as opened:  # line ends as they are
+            return opened.read()
     except UnicodeDecodeError:
         raise CliError(f"{file}: is no UTF-8 text", Exit.USAGE) from None
     except OSError as error:

@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from corral.cli.cluster import ApiError, Cluster, path_of
+from corral.cli.create import CREATED_BY, with_creator
 from corral.cli.errors import CliError, Exit
-from corral.cli.follow import console, follower, show_end, silent
+from corral.cli.following import Following
 from corral.cli.kinds import CRD_ORDER, WORKFLOW
 from corral.cli.output import tidy, write
+from corral.cli.parameters import Given
 from corral.cli.select import Selection, select
+from corral.cli.submit import with_arguments
 from corral.cli.view import RunView
 
 _DELETION = 60.0
@@ -30,18 +33,20 @@ class Options:
     timeout: float | None = None
     follow: bool = True
     output: str = "tree"
+    given: Given = field(default_factory=Given)
 
 
 def run_in_cluster(connect: Callable[[], Cluster], paths: Sequence[str], options: Options) -> Exit:
     """Starts the Workflow of the files and shows it; the files' problems come first."""
-    selection = select(paths, options.workflow)
+    selection = select(paths, options.workflow, options.given.names)
     cluster = connect()
     namespace = _namespace(selection, options, cluster)
-    _apply_others(cluster, selection, namespace, force=options.force_conflicts)
     body = selection.body(
         name=options.name, generate_name=options.generate_name, namespace=namespace
     )
-    started = _start(cluster, body, options)
+    body = with_arguments(cluster, body, options.given, selection.template)
+    _apply_others(cluster, selection, namespace, force=options.force_conflicts)
+    started = _start(cluster, with_creator(cluster, body), options)
     name = started["metadata"]["name"]
     if not options.follow:
         if options.output == "tree":
@@ -49,7 +54,7 @@ def run_in_cluster(connect: Callable[[], Cluster], paths: Sequence[str], options
         else:
             write(tidy(started), options.output)
         return Exit.OK
-    return _follow(cluster, started, options)
+    return Following(cluster, started, options.output, options.timeout).run()
 
 
 def _namespace(selection: Selection, options: Options, cluster: Cluster) -> str:
@@ -108,7 +113,7 @@ def _start(cluster: Cluster, body: dict[str, Any], options: Options) -> dict[str
     view = RunView.of(existing)
     if view.status.started_at is None and not view.finished:
         path = path_of(WORKFLOW, namespace, name)
-        return cluster.apply(path, body, force=True)
+        return cluster.apply(path, _made_by_whom_it_was(body, existing), force=True)
     phase = view.status.phase.value if view.status.phase else "Pending"
     state = f"has ended ({phase})" if view.finished else f"has started ({phase})"
     raise CliError(
@@ -116,6 +121,17 @@ def _start(cluster: Cluster, body: dict[str, Any], options: Options) -> dict[str
         "--generate-name or --name starts another run, --replace deletes this one first",
         Exit.REFUSED,
     )
+
+
+def _made_by_whom_it_was(body: dict[str, Any], existing: dict[str, Any]) -> dict[str, Any]:
+    """Who made a Workflow does not change, whoever edits it."""
+    metadata = body["metadata"]
+    annotations = dict(metadata.get("annotations") or {})
+    annotations.pop(CREATED_BY, None)
+    made_by = (existing["metadata"].get("annotations") or {}).get(CREATED_BY)
+    if made_by is not None:
+        annotations[CREATED_BY] = made_by
+    return {**body, "metadata": {**metadata, "annotations": annotations}}
 
 
 def _remove(cluster: Cluster, existing: dict[str, Any]) -> None:
@@ -131,47 +147,3 @@ def _remove(cluster: Cluster, existing: dict[str, Any]) -> None:
     except ApiError as error:
         if error.status != 404:
             raise
-
-
-def _follow(cluster: Cluster, started: dict[str, Any], options: Options) -> Exit:
-    metadata = started["metadata"]
-    namespace, name = metadata["namespace"], metadata["name"]
-    until = None if options.timeout is None else time.monotonic() + options.timeout
-    out = console()
-    people = options.output == "tree"
-    last, code = started, None
-    try:
-        with follower(out) if people else silent() as shown:
-            for data in cluster.follow(WORKFLOW, namespace, name, until):
-                last = data
-                view = RunView.of(data)
-                shown.update(view)
-                code = view.exit_code
-                if code is not None:
-                    break
-    except TimeoutError:
-        code = Exit.TIMEOUT
-    except KeyboardInterrupt:
-        code = Exit.INTERRUPTED
-    if people:
-        show_end(out, RunView.of(last))
-        for line in _afterword(code, namespace, name):
-            print(line)
-    else:
-        write(tidy({**_ABOUT, **last}), options.output)
-    return Exit.FAILED if code is None else code
-
-
-_ABOUT = {"apiVersion": "corral.dev/v1alpha1", "kind": "Workflow"}
-
-
-def _afterword(code: Exit | None, namespace: str, name: str) -> list[str]:
-    if code not in (Exit.TIMEOUT, Exit.INTERRUPTED):
-        return []
-    why = "--timeout is over" if code is Exit.TIMEOUT else "interrupted"
-    return [
-        "",
-        f"{why}; the run goes on in the cluster:",
-        f"  see it:   corral get workflow {name} -n {namespace} -o tree",
-        f"  stop it:  corral stop {name} -n {namespace}",
-    ]

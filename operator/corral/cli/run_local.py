@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from corral.api.agent import AgentSpec
@@ -14,6 +14,7 @@ from corral.cli.errors import CliError, Exit
 from corral.cli.follow import console, follower, show_end, silent
 from corral.cli.objects import API_VERSION
 from corral.cli.output import write
+from corral.cli.parameters import Given, arguments
 from corral.cli.select import Selection, generated, select
 from corral.cli.view import RunView
 from corral.cost.prices import price
@@ -34,13 +35,15 @@ class Options:
     namespace: str | None = None
     timeout: float | None = None
     output: str = "tree"
+    given: Given = field(default_factory=Given)
 
 
 def run_local(paths: Sequence[str], options: Options) -> Exit:
     """Runs the Workflow of the files in this process, and shows it."""
-    selection = select(paths, options.workflow)
+    selection = select(paths, options.workflow, options.given.names)
     spec = selection.workflow.spec
     assert isinstance(spec, WorkflowSpec)
+    spec = _with_arguments(spec, selection, options.given)
     models = _specs(selection, "Model", ModelSpec)
     try:
         team = assemble(
@@ -53,9 +56,21 @@ def run_local(paths: Sequence[str], options: Options) -> Exit:
         lines = "\n".join(error.problems)
         raise CliError(f"nothing was started:\n{lines}", Exit.REFUSED) from None
     body = {"apiVersion": API_VERSION, **_body(selection, options)}
+    if spec.arguments:
+        body["spec"] = {**body["spec"], "arguments": spec.arguments}
     metadata = body["metadata"]
     local = LocalRun(metadata["name"], metadata["namespace"], spec, team, models, price)
     return _Session(local, body, options).run()
+
+
+def _with_arguments(spec: WorkflowSpec, selection: Selection, given: Given) -> WorkflowSpec:
+    template = selection.template
+    if not given and template is None:
+        return spec
+    graph = selection.workflow.document.data["spec"] if template is None else template["spec"]
+    schema = None if template is None else graph.get("parameters")
+    merged = arguments(given, spec.arguments, schema, graph)
+    return spec.model_copy(update={"arguments": merged or None})
 
 
 def _specs(selection: Selection, kind: str, type_: type[SpecT]) -> dict[str, SpecT]:

@@ -1,7 +1,7 @@
 """What ``corral run`` takes from its files: one Workflow, and what it needs."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,17 @@ class Selection:
     workflow: Loaded
     checked: Checked
 
+    @property
+    def template(self) -> dict[str, Any] | None:
+        """The WorkflowTemplate that it names, if it is in the files."""
+        reference = self.workflow.document.data["spec"].get("workflowTemplateRef")
+        for loaded in self.checked.of("WorkflowTemplate"):
+            same_place = loaded.namespace == self.workflow.namespace
+            if reference and same_place and loaded.name == reference["name"]:
+                found: dict[str, Any] = loaded.document.data
+                return found
+        return None
+
     def body(self, *, name: str | None, generate_name: bool, namespace: str) -> dict[str, Any]:
         """The Workflow as it is sent to the API server."""
         data = dict(self.workflow.document.data)
@@ -34,13 +45,16 @@ class Selection:
         return data
 
 
-def select(paths: Sequence[str], workflow: str | None) -> Selection:
+def select(paths: Sequence[str], workflow: str | None, given: Collection[str] = ()) -> Selection:
     """Reads the files; all of their problems are told before anything is done.
+
+    Args:
+        given: names of arguments that the Workflow gets besides its own.
 
     Raises:
         CliError: a file can't be read, something is wrong in one, or it is not clear what to run.
     """
-    checked = check(paths)
+    checked = check(paths, given=given)
     if checked.problems:
         lines = "\n".join(str(problem) for problem in checked.problems)
         raise CliError(f"nothing was started:\n{lines}", Exit.REFUSED)

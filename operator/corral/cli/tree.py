@@ -5,6 +5,9 @@ Workflow demo/report  Running  1/3  4.2s  $0.0011 (simulated)
 ├─ ● research  Running      3.4s  $0.0007  2 of 6 done, 4 running
 │  └─ ✗ [1]    Failed             attempt 3
 │       Model fast failed with HTTP 500.
+├─ ● review    Running      1.0s  $0.0002  iteration 2 of 4
+│  ├─ ✓ read   Succeeded    0.5s  $0.0001  memoized
+│  └─ ● judge  Running      0.5s  $0.0001
 └─ ○ write     Pending                     after research
 """
 
@@ -15,8 +18,17 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from corral.api.workflow import Attention, ItemCounts, Step, StepPhase, StepRow, WorkflowPhase
+from corral.api.workflow import (
+    Attention,
+    ItemCounts,
+    NestedStep,
+    Step,
+    StepPhase,
+    StepRow,
+    WorkflowPhase,
+)
 from corral.cli.view import RunView, cost, duration, elapsed, short_cost
+from corral.plan.state import Step as StepState
 
 STYLES = {
     "Succeeded": "green",
@@ -135,11 +147,14 @@ def items_text(items: ItemCounts) -> str:
     """``2 of 6 done, 4 running, 1 failed``."""
     if not items.total:
         return "no items"
-    done = items.succeeded + items.failed + items.omitted
+    done = items.succeeded + items.failed + items.omitted + items.cancelled
     parts = [f"{done} of {items.total} done"]
     for number, word in (
         (items.running, "running"),
+        (items.waiting, "waiting"),
+        (items.queued, "queued"),
         (items.failed, "failed"),
+        (items.cancelled, "cancelled"),
         (items.omitted, "not run"),
     ):
         if number:
@@ -150,7 +165,7 @@ def items_text(items: ItemCounts) -> str:
 def reason_text(row: StepRow | Attention) -> str:
     """Why a row is where it is, in one line; nothing where it goes as it should."""
     message = (row.message or "").strip()
-    reason = row.reason if isinstance(row, StepRow) else None
+    reason = row.reason
     if not message or not reason or reason in (row.phase.value, "Skipped", "Omitted"):
         return message
     return f"{reason}: {message}"
@@ -166,21 +181,36 @@ def _said(view: RunView) -> str:
 def _entries(view: RunView, now: float) -> tuple[list[_Entry], list[_Entry]]:
     rows = {row.name: row for row in view.status.steps or []}
     attention = view.status.attention or []
-    return (
-        [_entry(spec, rows.get(spec.name), attention, now) for spec in view.spec.steps or []],
-        [_entry(spec, rows.get(spec.name), attention, now) for spec in view.spec.on_exit or []],
-    )
+    states = view.run.steps | view.run.exit_steps
+
+    def entries(specs: list[Step]) -> list[_Entry]:
+        return [
+            _entry(spec, rows.get(spec.name), states.get(spec.name), attention, now)
+            for spec in specs
+        ]
+
+    return entries(view.steps), entries(view.on_exit)
 
 
-def _entry(spec: Step, row: StepRow | None, attention: list[Attention], now: float) -> _Entry:
+def _entry(
+    spec: Step,
+    row: StepRow | None,
+    state: StepState | None,
+    attention: list[Attention],
+    now: float,
+) -> _Entry:
     row = row or StepRow(name=spec.name, phase=StepPhase.PENDING)
     details = []
     if row.items is not None:
         details.append(items_text(row.items))
-    if (row.attempts or 0) > 1:
-        details.append(f"attempt {row.attempts}")
-    if row.phase is StepPhase.PENDING and spec.depends_on:
-        details.append("after " + ", ".join(spec.depends_on))
+    details += _details(spec, row.phase, row.attempts, row.iteration, row.memoized)
+    if state is not None and state.taken_over:
+        details.append("taken over")
+    if row.child:
+        details.append(f"Workflow {row.child}")
+    if row.approval:
+        waits = row.phase is StepPhase.WAITING
+        details.append(f"{'waits for approval' if waits else 'approval'} {row.approval}")
     children = tuple(
         _Entry(
             name=item.name.removeprefix(spec.name),
@@ -198,7 +228,76 @@ def _entry(spec: Step, row: StepRow | None, attention: list[Attention], now: flo
         cost=f"${row.cost_usd}" if row.cost_usd else "",
         detail=", ".join(details),
         message=reason_text(row),
-        children=children,
+        children=tuple(_nested(spec, state, now)) or children,
+    )
+
+
+def _details(
+    spec: NestedStep,
+    phase: StepPhase,
+    attempts: int | None,
+    iteration: int | None,
+    memoized: bool | None,
+) -> Iterator[str]:
+    if spec.loop is not None and iteration:
+        yield f"iteration {iteration} of {spec.loop.max_iterations}"
+    if (attempts or 0) > 1:
+        yield f"attempt {attempts}"
+    if memoized:
+        yield "memoized"
+    if phase is StepPhase.PENDING and spec.depends_on:
+        yield "after " + ", ".join(spec.depends_on)
+
+
+def _nested(spec: Step, state: StepState | None, now: float) -> Iterator[_Entry]:
+    """The nested steps of a step that is no fan-out, as far as its present iteration is."""
+    if spec.steps is None or spec.for_each is not None:
+        return
+    inner = (state.nodes[0].steps if state and state.nodes else None) or {}
+    for nested in spec.steps:
+        yield _inner(nested, inner.get(nested.name) or StepState(), now)
+
+
+def _inner(spec: NestedStep, state: StepState, now: float) -> _Entry:
+    node = state.nodes[0] if state.nodes and not state.is_fan_out else None
+    details = []
+    if state.is_fan_out:
+        details.append(items_text(_counts(state)))
+    details += _details(
+        spec,
+        state.phase,
+        node.attempts if node else None,
+        node.iteration if node else None,
+        node.memoized if node else None,
+    )
+    if node and node.child:
+        details.append(f"Workflow {node.child}")
+    if node and node.approval:
+        details.append(f"approval {node.approval}")
+    starts = [node.started for node in state.nodes if node.started is not None]
+    ended = state.finished if state.finished is not None else now
+    cost_text = state.used().cost_text
+    return _Entry(
+        name=spec.name,
+        phase=state.phase,
+        seconds=max(0.0, ended - min(starts)) if starts else None,
+        cost=f"${cost_text}" if cost_text else "",
+        detail=", ".join(details),
+        message=state.message or (node.message if node else None) or "",
+    )
+
+
+def _counts(state: StepState) -> ItemCounts:
+    phases = [node.phase for node in state.nodes]
+    return ItemCounts(
+        total=len(phases),
+        **{
+            phase.value.lower(): phases.count(phase)
+            for phase in (
+                *(StepPhase.SUCCEEDED, StepPhase.FAILED, StepPhase.RUNNING, StepPhase.OMITTED),
+                *(StepPhase.QUEUED, StepPhase.WAITING, StepPhase.CANCELLED),
+            )
+        },
     )
 
 

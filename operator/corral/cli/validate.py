@@ -4,13 +4,27 @@ import json
 from collections.abc import Sequence
 
 from corral.cli.check import Checked, check
+from corral.cli.cluster import Cluster
 from corral.cli.errors import Exit
 from corral.cli.findings import count
+from corral.cli.server import add_server_findings
 
 
-def validate(paths: Sequence[str], output: str) -> Exit:
-    """Prints what is wrong with the files; warnings alone are no failure."""
-    checked = check(paths)
+def validate(
+    paths: Sequence[str],
+    output: str,
+    *,
+    recursive: bool = False,
+    server: tuple[Cluster, str] | None = None,
+) -> Exit:
+    """Prints what is wrong with the files; warnings alone are no failure.
+
+    Args:
+        server: a cluster and a namespace, if its API server is to be asked as well.
+    """
+    checked = check(paths, recursive=recursive)
+    if server is not None:
+        add_server_findings(checked, *server)
     if output == "json":
         print(json.dumps(report(checked), indent=2, ensure_ascii=False))
     else:

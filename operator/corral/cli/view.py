@@ -1,15 +1,23 @@
 """A Workflow object as the terminal shows it, wherever it came from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
 from corral.api.errors import ConditionType
 from corral.api.types import Usage
-from corral.api.workflow import FINAL_WORKFLOW_PHASES, WorkflowPhase, WorkflowSpec, WorkflowStatus
+from corral.api.workflow import (
+    FINAL_WORKFLOW_PHASES,
+    Step,
+    WorkflowPhase,
+    WorkflowSpec,
+    WorkflowStatus,
+)
 from corral.cli.errors import CliError, Exit
 from corral.plan.conditions import find, is_true
+from corral.plan.state import JournalError, Run, from_journal
 from corral.plan.times import parse
 
 _CODES = {
@@ -49,6 +57,42 @@ class RunView:
                 f"Workflow {metadata.get('name')!r} can't be read: {where}: "
                 f"{error.errors()[0]['msg']}; is it from a newer corral?"
             ) from None
+
+    @cached_property
+    def run(self) -> Run:
+        """The engine's record; an empty one where there is none, or none that can be read."""
+        try:
+            return self.journal()
+        except JournalError:
+            return Run(run_id=self.status.run_id or "")
+
+    def journal(self) -> Run:
+        """The engine's record; an empty one before there is any.
+
+        Raises:
+            JournalError: another version of corral wrote it.
+        """
+        if self.status.journal is None:
+            return Run(run_id=self.status.run_id or "")
+        return from_journal(self.status.journal)
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The steps, those of the template where the Workflow names one."""
+        return self._specs("steps", self.spec.steps)
+
+    @cached_property
+    def on_exit(self) -> list[Step]:
+        """The steps that run at the end."""
+        return self._specs("onExit", self.spec.on_exit)
+
+    def _specs(self, field: str, own: list[Step] | None) -> list[Step]:
+        if own is not None or self.spec.workflow_template_ref is None:
+            return own or []
+        if self.run.template is not None:
+            return [Step.model_validate(step) for step in self.run.template.get(field) or []]
+        rows = (self.status.steps or []) if field == "steps" else []
+        return [Step(name=row.name) for row in rows]
 
     @property
     def finished(self) -> bool:

@@ -270,6 +270,9 @@ def _result(attempt_id: str, task: Task, worker: Worker, book: Book) -> Result:
     used = book(report)
     if task.succeeded:
         return Result(attempt_id, worker.uid, used, task.output())
+    if task.input_required:
+        asked = report.input_required
+        return Result(attempt_id, worker.uid, used, input_required=asked)
     error = report.error
     return Result(
         attempt_id,

@@ -30,8 +30,15 @@ _TIMEOUT = httpx.Timeout(35.0, connect=2.0)
 _MAX_ANSWER = 64 * 2**20
 """Bytes of one answer: an inventory of many results, not of one output."""
 _FINAL = frozenset(
-    {"TASK_STATE_COMPLETED", "TASK_STATE_FAILED", "TASK_STATE_CANCELED", "TASK_STATE_REJECTED"}
+    {
+        "TASK_STATE_COMPLETED",
+        "TASK_STATE_FAILED",
+        "TASK_STATE_CANCELED",
+        "TASK_STATE_REJECTED",
+        "TASK_STATE_INPUT_REQUIRED",
+    }
 )
+"""States after which an attempt does nothing more: another goes on where input was required."""
 
 
 class WorkerUnreachableError(Exception):
@@ -60,6 +67,10 @@ class Task:
     @property
     def final(self) -> bool:
         return self.state in _FINAL
+
+    @property
+    def input_required(self) -> bool:
+        return self.state == "TASK_STATE_INPUT_REQUIRED" and self.report.input_required is not None
 
     @property
     def succeeded(self) -> bool:
@@ -112,6 +123,12 @@ class WorkerClient:
             output_schema=(
                 compact_json(payload.output_schema) if payload.output_schema is not None else None
             ),
+            model_ref=payload.model_ref,
+            max_cost_usd=None if payload.max_cost_usd is None else f"{payload.max_cost_usd:f}",
+            max_tokens=None if payload.max_tokens is None else str(payload.max_tokens),
+            tool=payload.tool,
+            conversation=payload.conversation,
+            decisions=list(payload.decisions),
             correlation_id=correlation_id,
         )
         parts: list[dict[str, Any]] = []

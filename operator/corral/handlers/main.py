@@ -9,6 +9,9 @@ import uuid
 import uvloop
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
+from corral.artifacts.errors import ArtifactStoreError
+from corral.artifacts.store import ArtifactStore
+from corral.handlers.artifacts import ARTIFACTS_PORT, serve_artifacts
 from corral.handlers.health import HEALTH_PORT, METRICS_PORT, serve_health
 from corral.handlers.watches import Watches
 from corral.kube.client import ApiError, connect
@@ -17,6 +20,8 @@ from corral.telemetry.logs import configure_logging
 
 log = logging.getLogger("corral.operator")
 
+ARTIFACTS_URL = "file:///var/lib/corral/artifacts"
+
 
 def main() -> int:
     """Runs the operator until it is told to stop (0) or may not lead any more (1).
@@ -24,7 +29,8 @@ def main() -> int:
     Environment: ``POD_NAMESPACE`` (its own namespace, ``corral-system``), ``POD_UID`` (its
     identity), ``CORRAL_WORKER_IMAGE``, ``CORRAL_WORKER_IMAGE_REVISION`` (what tells
     two images of one name apart), ``CORRAL_LOG_LEVEL``, ``CORRAL_HEALTH_PORT``,
-    ``CORRAL_METRICS_PORT``.
+    ``CORRAL_METRICS_PORT``, ``CORRAL_ARTIFACTS_URL`` (where large outputs are; S3's endpoint and
+    credentials are in the AWS variables), ``CORRAL_ARTIFACTS_PORT``.
     """
     configure_logging(os.environ.get("CORRAL_LOG_LEVEL", "info"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -35,13 +41,23 @@ async def _operate() -> int:
     namespace = os.environ.get("POD_NAMESPACE", "corral-system")
     identity = os.environ.get("POD_UID") or f"{os.uname().nodename}-{uuid.uuid4().hex[:8]}"
     image = os.environ.get("CORRAL_WORKER_IMAGE", "localhost/corral:dev")
+    try:
+        artifacts = ArtifactStore(os.environ.get("CORRAL_ARTIFACTS_URL") or ARTIFACTS_URL)
+    except ArtifactStoreError as error:
+        log.error("CORRAL_ARTIFACTS_URL: %s", error)
+        return 1
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with connect() as kube:
         controller = Controller(
-            kube, namespace, identity, image, os.environ.get("CORRAL_WORKER_IMAGE_REVISION", "")
+            kube,
+            artifacts,
+            namespace,
+            identity,
+            image,
+            os.environ.get("CORRAL_WORKER_IMAGE_REVISION", ""),
         )
         watches = Watches(controller.saw, loop)
         health = await serve_health(
@@ -51,9 +67,13 @@ async def _operate() -> int:
             health_port=int(os.environ.get("CORRAL_HEALTH_PORT", HEALTH_PORT)),
             metrics_port=int(os.environ.get("CORRAL_METRICS_PORT", METRICS_PORT)),
         )
+        served = await serve_artifacts(
+            artifacts, int(os.environ.get("CORRAL_ARTIFACTS_PORT", ARTIFACTS_PORT))
+        )
         watches.start()
         lead = asyncio.create_task(_prime_and_run(controller))
         stopped = asyncio.create_task(stop.wait())
+        checked = asyncio.create_task(_check(artifacts))
         try:
             await asyncio.wait({lead, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if lead.done():
@@ -62,9 +82,11 @@ async def _operate() -> int:
             return 0
         finally:
             watches.stop()
-            for task in (lead, stopped):
+            for task in (lead, stopped, checked):
                 task.cancel()
-            await asyncio.gather(lead, stopped, return_exceptions=True)
+            await asyncio.gather(lead, stopped, checked, return_exceptions=True)
+            await served.cleanup()
+            await artifacts.close()
             await health.cleanup()
 
 
@@ -79,3 +101,17 @@ async def _prime_and_run(controller: Controller) -> None:
         with attempt:
             await controller.prime()
     await controller.run()
+
+
+async def _check(artifacts: ArtifactStore) -> None:
+    """Says early, and until it has passed, that large outputs can't be stored."""
+    async for attempt in AsyncRetrying(
+        wait=wait_exponential_jitter(initial=5, max=60),
+        retry=retry_if_exception_type(ArtifactStoreError),
+        before_sleep=lambda state: log.warning(
+            "large outputs can't be stored: %s", state.outcome and state.outcome.exception()
+        ),
+    ):
+        with attempt:
+            await artifacts.check()
+    log.info("large outputs are stored in %s", artifacts.url)

@@ -19,7 +19,18 @@ import kopf
 from kopf._cogs.structs.credentials import Vault
 from kopf._core.engines.peering import Identity
 
-from corral.kube.client import AGENTS, MODELS, PODS, POOLS, WORKFLOWS, Json, Kind
+from corral.kube.client import (
+    AGENTS,
+    APPROVALS,
+    CRONS,
+    MODELS,
+    PODS,
+    POOLS,
+    TEMPLATES,
+    WORKFLOWS,
+    Json,
+    Kind,
+)
 from corral.plan.names import OPERATOR, WORKER_SELECTOR
 
 log = logging.getLogger(__name__)
@@ -56,7 +67,7 @@ def _registry(saw: Saw) -> kopf.OperatorRegistry:
 
     kopf.on.startup(registry=registry)(startup)
     kopf.on.login(registry=registry)(login)
-    for kind in (MODELS, AGENTS, POOLS, WORKFLOWS):
+    for kind in (MODELS, AGENTS, POOLS, TEMPLATES, APPROVALS, WORKFLOWS, CRONS):
         kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(_teller(saw, kind))
     kopf.on.event("v1", "pods", registry=registry)(_teller(saw, PODS))
     return registry

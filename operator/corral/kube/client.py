@@ -68,7 +68,11 @@ WORKFLOWS = Kind("corral.dev", "v1alpha1", "workflows")
 AGENTS = Kind("corral.dev", "v1alpha1", "agents")
 MODELS = Kind("corral.dev", "v1alpha1", "models")
 POOLS = Kind("corral.dev", "v1alpha1", "agentpools")
+TEMPLATES = Kind("corral.dev", "v1alpha1", "workflowtemplates")
+CRONS = Kind("corral.dev", "v1alpha1", "cronworkflows")
+APPROVALS = Kind("corral.dev", "v1alpha1", "approvalrequests")
 PODS = Kind("", "v1", "pods")
+CONFIG_MAPS = Kind("", "v1", "configmaps")
 CORE_EVENTS = Kind("", "v1", "events")
 EVENTS = Kind("events.k8s.io", "v1", "events")
 LEASES = Kind("coordination.k8s.io", "v1", "leases")
@@ -169,11 +173,13 @@ class Kube:
         session: aiohttp.ClientSession = rest.pool_manager
         return session
 
-    async def _write(self, method: str, path: str, body: Json) -> Json:
+    async def _write(
+        self, method: str, path: str, body: Json, content_type: str = "application/json"
+    ) -> Json:
         """A call that changes an object. Refused here, unanswered, where another may lead."""
         if not self.may_write():
             raise ApiError(0, "NotLeading", f"{method} {path}: the lease was not renewed in time")
-        return await self.request(method, path, body)
+        return await self.request(method, path, body, content_type=content_type)
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Json:
         """The newest state of an object (a quorum read)."""
@@ -215,14 +221,33 @@ class Kube:
         meta = obj["metadata"]
         return await self._write("PUT", kind.path(meta["namespace"], meta["name"], "/status"), obj)
 
+    async def patch(self, kind: Kind, namespace: str, name: str, changes: Json) -> Json:
+        """Changes fields of an object, by a merge patch.
+
+        With ``metadata.uid`` or ``metadata.resourceVersion`` among the changes, another object of
+        that name, or a newer state, is ``ApiError.conflict``.
+        """
+        path = kind.path(namespace, name)
+        return await self._write("PATCH", path, changes, "application/merge-patch+json")
+
     async def delete(
-        self, kind: Kind, namespace: str, name: str, uid: str, grace: int | None = None
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        uid: str,
+        grace: int | None = None,
+        version: str | None = None,
     ) -> None:
         """Deletes the object of that UID; that it is gone already is no error.
 
-        ``grace``: seconds that a pod has to end, if not what the pod itself says.
+        Args:
+            grace: seconds that a pod has to end, if not what the pod itself says.
+            version: the resourceVersion that it must still have; else it stays.
         """
         body: Json = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        if version is not None:
+            body["preconditions"]["resourceVersion"] = version
         if grace is not None:
             body["gracePeriodSeconds"] = grace
         try:

@@ -13,10 +13,12 @@ from corral.api.errors import ErrorClass
 from corral.api.model import ModelSpec
 from corral.api.workflow import WorkflowSpec, WorkflowStatus
 from corral.local.team import Team
+from corral.plan.attempts import running_attempts
 from corral.plan.observed import Pass, Payload, Result, Slot, Want
+from corral.plan.selection import agent_of
 from corral.plan.state import Consumption, Run, Worker, effect_key, priced
 from corral.plan.status import status_of
-from corral.plan.workflow import plan, running_attempts
+from corral.plan.workflow import plan
 from corral.worker.outcome import AttemptOutcome, UsageMeter
 
 Price = Callable[[ModelSpec | None, ModelUsage], Decimal | None]
@@ -80,9 +82,10 @@ class LocalRun:
         payloads = plan(p, self._claim)
         self.status = status_of(p, self.status, 1)
         running = running_attempts(p)
-        for attempt, (spec, _, _) in running.items():
-            if attempt in payloads and spec.agent_ref is not None:
-                self._start(spec.agent_ref.name, payloads[attempt])
+        for attempt, (_, spec, step, index) in running.items():
+            agent = agent_of(spec, step.nodes[index])
+            if attempt in payloads and agent is not None:
+                self._start(agent, payloads[attempt])
         for attempt in state.unsettled:
             self._cancel(attempt, state.unsettled[attempt])
         self.on_status(self.status, self.spec)

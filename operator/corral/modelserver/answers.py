@@ -111,7 +111,7 @@ def tokens(text: str) -> int:
 
 
 def _content(request: ChatRequest, rule: Rule) -> tuple[str | None, list[tuple[str, str]]]:
-    if rule.tool_calls and not request.has_tool_result:
+    if rule.tool_calls and (rule.repeat_tool_calls or not request.has_tool_result):
         return None, [(call.name, _json(call.arguments)) for call in rule.tool_calls]
     if request.forced_tool is not None:
         parameters = request.tools[request.forced_tool]

@@ -43,6 +43,8 @@ class Rule(Resource):
     json_: JsonValue = Field(default=None, alias="json")
     tool_calls: list[ToolCall] | None = None
     """Asked for until the conversation holds a tool's result; then ``reply`` or ``json``."""
+    repeat_tool_calls: bool = False
+    """Asks for them at every request, after results too; ``times`` is what ends it."""
     fault: Fault | None = None
     latency: ZeroDuration | None = None
     input_tokens: Annotated[int, Field(ge=0)] | None = None

@@ -22,7 +22,7 @@ DEFAULT_PORT = 8080
 logger = logging.getLogger(__name__)
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     """Ends with 0 on SIGTERM, where uvicorn would raise the signal again."""
 
     @contextlib.contextmanager
@@ -63,8 +63,11 @@ def serve(
     except (OSError, ValueError) as error:
         logger.error("The rules can't be read: %s", error)
         return 2
+    api_key = secret_source(
+        api_key_file or os.environ.get(API_KEY_FILE_ENV), os.environ.get(API_KEY_ENV) or None
+    )
     config = uvicorn.Config(
-        create_app(rules, api_key_source(api_key_file)),
+        create_app(rules, api_key),
         host=host,
         port=port,
         loop="uvloop",
@@ -75,16 +78,14 @@ def serve(
         timeout_graceful_shutdown=2,
     )
     logger.info("The model server listens on port %d.", port)
-    _Server(config).run()
+    QuietServer(config).run()
     return 0
 
 
-def api_key_source(api_key_file: str | None) -> Callable[[], str | None]:
-    """What tells the key now: a file (an unreadable one refuses everyone), a variable, or none."""
-    path = api_key_file or os.environ.get(API_KEY_FILE_ENV)
+def secret_source(path: str | None, otherwise: str | None) -> Callable[[], str | None]:
+    """What tells a secret now: a file (an unreadable one refuses everyone), a value, or none."""
     if path is None:
-        key = os.environ.get(API_KEY_ENV) or None
-        return lambda: key
+        return lambda: otherwise
 
     def read() -> str:
         try:

@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from corral.api.agent import AgentSpec
+from corral.api.agent import AgentLimits, AgentSpec
 from corral.api.errors import ConditionType, Reason
 from corral.api.model import OPENAI_COMPATIBLE, OWN_PROTOCOL, SIMULATED, ModelSpec
 from corral.api.types import Condition
 from corral.plan.conditions import condition
 from corral.plan.expressions import compact_json
 from corral.plan.names import digest
+from corral.plan.times import is_zone
 from corral.plan.validate import Problem, schema_problem
 
 PROVIDERS = frozenset({*OPENAI_COMPATIBLE, *OWN_PROTOCOL, SIMULATED})
@@ -65,10 +66,6 @@ def model_problems(spec: ModelSpec) -> list[Problem]:
     for attribute, field in (("limits", "limits"), ("circuit_breaker", "circuitBreaker")):
         if getattr(spec, attribute) is not None:
             problems.append(Problem(f"spec.{field}", "not supported yet", Reason.NOT_SUPPORTED))
-    for index, rule in enumerate((spec.simulation and spec.simulation.script) or []):
-        if rule.tool_calls is not None:
-            field = f"spec.simulation.script[{index}].toolCalls"
-            problems.append(Problem(field, "not supported yet", Reason.NOT_SUPPORTED))
     if spec.provider != SIMULATED and not spec.name:
         problems.append(Problem("spec.name", f"provider {spec.provider} needs the model's name"))
     for index, rule in enumerate((spec.simulation.script if spec.simulation else None) or []):
@@ -82,31 +79,88 @@ def model_problems(spec: ModelSpec) -> list[Problem]:
 
 def agent_problems(spec: AgentSpec, models: Mapping[str, ModelSpec]) -> list[Problem]:
     """What keeps an Agent from working; ``models`` are those of its namespace, by name."""
-    problems = list(_unsupported(spec))
+    problems = [*_unsupported(spec), *_tool_problems(spec)]
     if spec.output_schema is not None and (why := schema_problem(spec.output_schema)):
         problems.append(Problem("spec.outputSchema", why))
+    if spec.budget is not None and not is_zone(spec.budget.time_zone):
+        why = f"there is no time zone {spec.budget.time_zone!r}"
+        problems.append(Problem("spec.budget.timeZone", why))
     if problems:
         return problems
     if spec.model_ref is None:
         return [Problem("spec.modelRef", "must be set")]
-    name = spec.model_ref.name
-    model = models.get(name)
-    if model is None:
-        return [Problem("spec.modelRef", f"there is no Model {name!r}", Reason.MODEL_NOT_FOUND)]
-    return [
-        Problem("spec.modelRef", f"Model {name!r}: {problem}", problem.reason)
-        for problem in model_problems(model)
-    ]
+    references = [("spec.modelRef", spec.model_ref.name)]
+    for index, fallback in enumerate(spec.fallback_models or []):
+        references.append((f"spec.fallbackModels[{index}].modelRef", fallback.model_ref.name))
+    for field, name in references:
+        model = models.get(name)
+        if model is None:
+            found = [Problem(field, f"there is no Model {name!r}", Reason.MODEL_NOT_FOUND)]
+        else:
+            found = [
+                Problem(field, f"Model {name!r}: {problem}", problem.reason)
+                for problem in model_problems(model)
+            ]
+        problems += found
+    return problems
+
+
+def models_used(spec: AgentSpec, models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
+    """The Models that an Agent may ask, its own and its fallbacks, by name; those that exist."""
+    names = [spec.model_ref.name] if spec.model_ref else []
+    names += [fallback.model_ref.name for fallback in spec.fallback_models or []]
+    return {name: models[name] for name in names if name in models}
+
+
+def tool_runner() -> AgentSpec:
+    """The Agent without a Model whose workers make the tool calls of ``tool`` steps."""
+    return AgentSpec.model_construct(
+        type="Declarative",
+        description="Makes the tool calls of tool steps.",
+        limits=AgentLimits(timeout="5m"),
+        instructions="",
+        default_pool="Enabled",
+    )
+
+
+def approvers_of(spec: AgentSpec) -> dict[str, tuple[dict[str, str], ...]]:
+    """By tool entry: who may approve its calls; empty for whoever has the verb ``approve``."""
+    return {
+        tool.name: tuple({"kind": one.kind, "name": one.name} for one in tool.mcp.approvers or ())
+        for tool in spec.tools or []
+        if tool.mcp is not None
+    }
+
+
+def self_approved(spec: AgentSpec) -> frozenset[str]:
+    """The tool entries whose calls whoever made the Workflow may approve."""
+    return frozenset(
+        tool.name
+        for tool in spec.tools or []
+        if tool.mcp is not None and tool.mcp.allow_self_approval
+    )
+
+
+def _tool_problems(spec: AgentSpec) -> Iterator[Problem]:
+    names: set[str] = set()
+    for index, tool in enumerate(spec.tools or []):
+        field = f"spec.tools[{index}]"
+        if tool.agent is not None:
+            yield Problem(f"{field}.agent", "not supported yet", Reason.NOT_SUPPORTED)
+        if tool.name in names:
+            yield Problem(f"{field}.name", f"there are two tools {tool.name!r}")
+        names.add(tool.name)
+        headers: set[str] = set()
+        for header in (tool.mcp.headers_from if tool.mcp else None) or []:
+            if header.name.lower() in headers:
+                yield Problem(f"{field}.mcp.headersFrom", f"{header.name!r} is there twice")
+            headers.add(header.name.lower())
 
 
 def _unsupported(spec: AgentSpec) -> Iterator[Problem]:
     unsupported = {
-        "spec.tools": spec.tools,
-        "spec.fallbackModels": spec.fallback_models,
-        "spec.budget": spec.budget,
         "spec.a2a": spec.a2a,
         "spec.image": spec.image,
-        "spec.limits.maxCostUSD": spec.limits.max_cost_usd,
         "spec.type": spec.type if spec.type != "Declarative" else None,
     }
     for field, value in unsupported.items():

@@ -71,17 +71,18 @@ def absorb(p: Pass) -> None:
     """Records results: of the attempt that runs, or the usage of one that was given up.
 
     A result counts only while the state shows that attempt running on that worker; anything else
-    was recorded before, or never belonged to this run.
+    was recorded before, or never belonged to this run. One that can't be judged before a fact is
+    known is left for the next call.
     """
-    if not p.results:
+    results = [*p.unjudged, *p.results]
+    p.unjudged, p.results = [], ()
+    if not results:
         return
     running = running_attempts(p)
-    for result in p.results:
+    for result in results:
         if (given_up := p.run.unsettled.get(result.attempt_id)) is not None:
             if given_up.uid == result.worker_uid:
-                del p.run.unsettled[result.attempt_id]
-                p.run.unsettled_cost.pop(result.attempt_id, None)
-                p.run.late.add(result.used)
+                p.run.settle(result.attempt_id, result.used)
             continue
         place = running.get(result.attempt_id)
         if place is None:
@@ -90,15 +91,22 @@ def absorb(p: Pass) -> None:
         node = step.nodes[index]
         if node.worker is None or node.worker.uid != result.worker_uid:
             continue
-        del running[result.attempt_id]
+        before = node.model_copy(update={"used": node.used.model_copy()})
         node.used.add(result.used)
+        p.frames.values.forget_cost()
         node.rest()
-        if result.error is not None:
-            _failed(p, spec, node, result.attempt_id, result.error, result.message)
-        elif result.input_required is not None:
-            _ask(p, frame, spec, index, node, result)
-        else:
-            _succeeded(p, place, result)
+        try:
+            if result.error is not None:
+                _failed(p, spec, node, result.attempt_id, result.error, result.message)
+            elif result.input_required is not None:
+                _ask(p, frame, spec, index, node, result)
+            else:
+                _succeeded(p, place, result)
+        except NotYetKnownError:
+            step.nodes[index] = before
+            p.unjudged.append(result)
+            continue
+        del running[result.attempt_id]
     p.frames.values.forget_cost()
 
 
@@ -106,7 +114,7 @@ def _succeeded(p: Pass, place: Place, result: Result) -> None:
     frame, spec, step, index = place
     node = step.nodes[index]
     try:
-        output = keep(p, result.output, len(step.nodes))
+        output = keep(p, result.output, frame.width * len(step.nodes))
     except UnfitError as error:
         why = f"the output {error}"
         _failed(p, spec, node, result.attempt_id, ErrorClass.INVALID_OUTPUT, why)
@@ -128,6 +136,10 @@ def _ask(p: Pass, frame: Frame, spec: StepSpec, index: int, node: Node, result: 
     """Tool calls have to be approved: the item waits, and the next attempt goes on from there."""
     asked = result.input_required
     assert asked is not None
+    if not asked.calls:
+        why = "the worker waits for approvals, and names no tool call"
+        _failed(p, spec, node, result.attempt_id, ErrorClass.INTERNAL, why)
+        return
     try:
         node.conversation = keep(p, asked.conversation, inline=INLINE_CONVERSATION)
     except UnfitError as error:
@@ -393,16 +405,13 @@ def _content(frame: Frame, spec: StepSpec, step: Step, index: int) -> _Content:
     return _Content(text, data, None, conversation)
 
 
-def payload_of(p: Pass, attempt: str) -> Payload | None:
-    """What a running attempt's worker was sent, rendered again; None if it does not run.
+def payload_at(p: Pass, place: Place) -> Payload:
+    """What a running attempt's worker was sent, rendered again.
 
     Raises:
         ExpressionError: the input can't be rendered.
         NotYetKnownError: it needs a value that has not been loaded.
     """
-    place = running_attempts(p).get(attempt)
-    if place is None:
-        return None
     frame, spec, step, index = place
     return _payload(p, frame, spec, step.nodes[index], index, _content(frame, spec, step, index))
 

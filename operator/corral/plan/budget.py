@@ -22,7 +22,8 @@ from corral.api.workflow import WorkflowBudget
 from corral.plan.observed import Rates
 from corral.plan.state import Consumption, Node, Run, Step
 
-_MICRO = Decimal("0.000001")
+SMALLEST_MONEY = Decimal("0.000001")
+"""US dollars: what a manifest can say."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,14 @@ def worst_case(rates: Rates, input_bytes: int) -> Reservation:
     cost = rates.max_cost
     if cost is None and rates.input_usd is not None and rates.output_usd is not None:
         cost = sent * rates.input_usd + received * rates.output_usd
-        cost = cost.quantize(_MICRO, ROUND_UP)
+        cost = cost.quantize(SMALLEST_MONEY, ROUND_UP)
     return Reservation(cost, sent + received)
 
 
 def reserved(run: Run) -> Reservation:
     """What all running attempts and children may still use."""
-    cost, tokens = sum(run.unsettled_cost.values(), Decimal(0)), 0
+    cost = sum(run.unsettled_cost.values(), Decimal(0))
+    tokens = sum(run.unsettled_tokens.values())
 
     def add(steps: dict[str, Step]) -> None:
         nonlocal cost, tokens

@@ -45,6 +45,13 @@ class Memo:
     """When it was made, in seconds since the epoch."""
 
 
+@dataclass(frozen=True)
+class Lost:
+    """A stored value that is not there any more; a sentence says so."""
+
+    message: str
+
+
 class NotYetKnownError(Exception):
     """A need was noted; what asked for it is to be left as it is."""
 

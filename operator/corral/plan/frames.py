@@ -34,9 +34,15 @@ class Frame:
     """The variables of the item that the graph is of."""
     is_exit: bool = False
     around: "Frame | None" = None
+    width: int = 1
+    """How many such graphs there are side by side: one for each item."""
 
     def attempt_id(self, spec: StepSpec, index: int, iteration: int, attempt: int) -> str:
         return attempt_id(self.run_id, self.path + spec.name, index, attempt, iteration)
+
+    def place(self, spec: StepSpec, index: int) -> str:
+        """An item, whichever attempt is under way."""
+        return f"{self.run_id}.{self.path}{spec.name}.{index}"
 
     def next_attempt_id(self, spec: StepSpec, index: int, node: Node) -> str:
         """The id of the attempt that would start next."""
@@ -67,7 +73,7 @@ class Frame:
         """
         node = step.nodes[index]
         values = self.scope.values
-        variables: dict[str, Any] = {"attempt": node.attempt}
+        variables: dict[str, Any] = {"attempt": max(1, node.attempt)}
         if step.is_fan_out or "index" not in self.names:
             variables["index"] = index
         if spec.loop is not None or "iteration" not in self.names:
@@ -139,6 +145,7 @@ class Frames:
                 names,
                 frame.is_exit,
                 frame,
+                frame.width * len(step.nodes),
             )
         return found
 

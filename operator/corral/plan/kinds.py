@@ -5,7 +5,9 @@ own (``steps``). The others are here: waits, transforms, approvals and child Wor
 approvals of tool calls that an attempt asked for.
 """
 
-from corral.api.errors import ErrorClass
+from decimal import Decimal
+
+from corral.api.errors import ErrorClass, Reason
 from corral.api.types import seconds
 from corral.api.workflow import Approval, StepPhase
 from corral.plan import budget
@@ -16,7 +18,7 @@ from corral.plan.names import made_name
 from corral.plan.nodes import INVALID_EXPRESSION, succeed
 from corral.plan.observed import Pass, WantedApproval, WantedChild
 from corral.plan.retry import wait_before_retry
-from corral.plan.state import Failure, Kept, Node, Step
+from corral.plan.state import Consumption, Failure, Kept, Node, Step
 
 MAX_DEPTH = 5
 """Workflows within one another."""
@@ -142,14 +144,19 @@ def _call(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: int) -> bool
         node.started = p.now
         node.end(StepPhase.FAILED, p.now, ErrorClass.INTERNAL, why)
         return True
+    cost: Decimal | None = None
+    tokens: int | None = None
     if p.spec.budget is not None and not frame.is_exit:
-        left = budget.remaining(p.spec.budget, p.run)
-        if any(amount is not None and amount <= 0 for amount in left):
+        if not p.penniless:
+            cost, tokens = budget.remaining(p.spec.budget, p.run)
+            p.penniless = (cost is not None and cost < budget.SMALLEST_MONEY) or (
+                tokens is not None and tokens < 1
+            )
+        if p.penniless:
             p.starved = True
             return False
-        node.reserved, tokens = left
-        node.reserved_tokens = tokens or 0
-    _arguments(frame, spec, step, index)
+    _arguments(frame, spec, step, index, node.attempt + 1)
+    node.reserved, node.reserved_tokens = cost, tokens or 0
     node.attempt += 1
     identity = frame.running_attempt_id(spec, index, node)
     node.child = made_name(p.name, identity)
@@ -160,9 +167,11 @@ def _call(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: int) -> bool
     return True
 
 
-def _arguments(frame: Frame, spec: StepSpec, step: Step, index: int) -> dict[str, object]:
+def _arguments(
+    frame: Frame, spec: StepSpec, step: Step, index: int, attempt: int
+) -> dict[str, object]:
     given = (spec.workflow.arguments if spec.workflow else None) or {}
-    variables = frame.item_variables(spec, step, index)
+    variables = frame.item_variables(spec, step, index) | {"attempt": attempt}
     names = frame.input_names(spec)
     rendered: dict[str, object] = render_data(
         given, names, lambda template: frame.scope.render(template, **variables)
@@ -184,20 +193,31 @@ def _follow_child(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: int)
         changed = not node.child_seen
         node.child_seen = True
         return changed
+    used = node.used.model_copy()
+    node.used.add(view.used)
+    p.frames.values.forget_cost()
     if view.phase == "Succeeded":
         try:
-            succeed(p, frame, spec, step, index, Kept(value=view.output, stored=view.stored))
+            output = view.output if view.stored is None else Kept(stored=view.stored)
+            succeed(p, frame, spec, step, index, output)
         except NotYetKnownError:
+            node.used = used
             return False
-        node.used.add(view.used)
         return True
-    node.used.add(view.used)
-    known = {error.value for error in ErrorClass}
-    error = ErrorClass(view.reason) if view.reason in known else ErrorClass.INTERNAL
     phase = view.phase.value if view.phase else "Failed"
     why = f"Workflow {node.child} ended {phase}: {view.message}"
-    _child_failed(p, frame, spec, node, index, error, why)
+    _child_failed(p, frame, spec, node, index, _error_of(view.reason), why)
     return True
+
+
+def _error_of(reason: str) -> ErrorClass:
+    """What a child's failure is to the step that called it."""
+    if reason == Reason.BUDGET_EXCEEDED:
+        return ErrorClass.BUDGET
+    if reason == Reason.DEADLINE_EXCEEDED:
+        return ErrorClass.TIMEOUT
+    known = {error.value for error in ErrorClass}
+    return ErrorClass(reason) if reason in known else ErrorClass.INTERNAL
 
 
 def _child_failed(
@@ -326,12 +346,26 @@ def wanted_children(p: Pass) -> list[WantedChild]:
                         name=node.child or "",
                         step=frame.shown(spec, step, index),
                         template=spec.workflow.template_ref.name,
-                        arguments=_arguments(frame, spec, step, index),
+                        arguments=_arguments(frame, spec, step, index, node.attempt),
                         max_cost=node.reserved,
                         max_tokens=node.reserved_tokens or None,
                     )
                 )
     return wanted
+
+
+def settle_children(p: Pass) -> None:
+    """Books what child Workflows used that were given up, and have ended or are gone."""
+    for name in list(p.run.unsettled_children):
+        view = p.children.get(name)
+        if view is None or view.finished:
+            p.run.settle(name, view.used if view else Consumption())
+            p.frames.values.forget_cost()
+
+
+def children_looked_at(p: Pass) -> set[str]:
+    """The child Workflows that a pass has to see: ``Pass.children``."""
+    return children_under_way(p) | set(p.run.unsettled_children)
 
 
 def children_under_way(p: Pass) -> set[str]:

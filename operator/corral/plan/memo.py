@@ -60,9 +60,11 @@ def recall(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: int) -> boo
     memoize = spec.memoize
     if memoize is None or node.attempts or node.iteration > 1:
         return False
+    if p.agents.get(agent_of(spec, node) or "") is None:
+        return False  # its revision is not known
     try:
         key = memo_key(p, frame, spec, step, index)
-        if not p.flight(key, frame.next_attempt_id(spec, index, node)):
+        if not p.flight(key, frame.place(spec, index)):
             return False
         found: Memo | None = p.facts.get(MemoNeed(key))
     except NotYetKnownError:
@@ -73,7 +75,7 @@ def recall(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: int) -> boo
     node.memo = key
     if found is None or _too_old(memoize, found, p.now):
         return False
-    return _take(p, node, found, len(step.nodes))
+    return _take(p, node, found, frame.width * len(step.nodes))
 
 
 def _too_old(memoize: Memoize, found: Memo, now: float) -> bool:

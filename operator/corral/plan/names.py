@@ -9,6 +9,8 @@ OPERATOR = "corral-operator"
 
 LABEL_AGENT = f"{GROUP}/agent"
 LABEL_POOL = f"{GROUP}/pool"
+LABEL_CRON = f"{GROUP}/cron"
+LABEL_WORKFLOW = f"{GROUP}/workflow"
 LABEL_REVISION = f"{GROUP}/revision"
 LABEL_SLOT = f"{GROUP}/slot"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -17,6 +19,11 @@ WORKER_SELECTOR = f"app.kubernetes.io/component=worker,{LABEL_MANAGED_BY}={MANAG
 ANNOTATION_CONFIG = f"{GROUP}/worker-config"
 ANNOTATION_IMAGE_REVISION = f"{GROUP}/image-revision"
 ANNOTATION_CORRELATION_ID = f"{GROUP}/correlation-id"
+ANNOTATION_TRACEPARENT = f"{GROUP}/traceparent"
+ANNOTATION_CREATED_BY = f"{GROUP}/created-by"
+
+TOOL_RUNNER = f"{MANAGED_BY}-tools"
+"""The Agent and pool, one a namespace, whose workers make the tool calls of ``tool`` steps."""
 
 POOL_NAME_LIMIT = 52
 
@@ -39,6 +46,11 @@ def worker_labels(agent: str, pool: str) -> dict[str, str]:
     }
 
 
+def made_name(workflow: str, *parts: object) -> str:
+    """The name of what a run makes (an ApprovalRequest, a child): the same for the same place."""
+    return f"{workflow[:46].rstrip('-.')}-{digest(*parts, length=16)}"
+
+
 def selector(labels: dict[str, str]) -> str:
     """Labels as a label selector's text."""
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
@@ -47,6 +59,12 @@ def selector(labels: dict[str, str]) -> str:
 def pod_name(pool: str, pool_uid: str, revision: str, slot: int, incarnation: int) -> str:
     """The name of a pool's pod: the same for the same place, so that 409 means "made before"."""
     return f"{pool}-{digest(pool_uid, revision, slot, incarnation)}"
+
+
+def cron_child_name(cron: str, scheduled: float) -> str:
+    """The Workflow of a scheduled time: the same for the same minute, so that 409 means "made
+    before"."""
+    return f"{cron}-{int(scheduled // 60)}"
 
 
 def default_pool_name(agent: str) -> str:

@@ -34,7 +34,7 @@ def succeed(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: int, value
     """
     node = step.nodes[index]
     try:
-        output = value if isinstance(value, Kept) else keep(p, value, len(step.nodes))
+        output = value if isinstance(value, Kept) else keep(p, value, frame.width * len(step.nodes))
     except UnfitError as error:
         node.end(StepPhase.FAILED, p.now, ErrorClass.INVALID_OUTPUT, f"the output {error}")
         return
@@ -115,13 +115,15 @@ def fold(node: Node) -> None:
 
 
 def give_up(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: int) -> None:
-    """Leaves a running attempt to be cancelled; its usage is booked when its worker tells it."""
+    """Leaves what runs to be cancelled; its usage is booked when its worker or child tells it."""
     node = step.nodes[index]
     if node.worker is not None:
         identity = frame.running_attempt_id(spec, index, node)
         p.run.unsettled[identity] = node.worker
-        if node.reserved:
-            p.run.unsettled_cost[identity] = node.reserved
+        p.run.hold(identity, node)
+    elif node.child is not None and node.phase is StepPhase.RUNNING:
+        p.run.unsettled_children.append(node.child)
+        p.run.hold(node.child, node)
     node.rest()
 
 

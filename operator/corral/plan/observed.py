@@ -211,12 +211,16 @@ class Pass:
     agents: Mapping[str, AgentView]
     now: float
     results: Sequence[Result] = ()
+    unjudged: list[Result] = field(default_factory=list)
+    """Results whose loop's condition needs a fact that is not known yet."""
     patience_until: float = 0.0
     """Until when no attempt is given up as late: its result may still be on its worker."""
     approvals: Mapping[str, ApprovalView] = field(default_factory=dict)
     """The run's ApprovalRequests, by name."""
     children: Mapping[str, ChildView] = field(default_factory=dict)
     """The run's child Workflows, by name."""
+    templates: frozenset[str] | None = None
+    """The WorkflowTemplates of the namespace; None where nobody knows."""
     depth: int = 1
     """1 for a Workflow that people made, 2 for its children."""
     memo_scope: str = ""
@@ -240,6 +244,8 @@ class Pass:
     """What the run refers to and can't be had for now: why, and a sentence."""
     starved: bool = False
     """Whether something was held back because the run's budget has too little left."""
+    penniless: bool = False
+    """Whether the run's budget has nothing left at all."""
     frames: Frames = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,12 +1,13 @@
 """The pods of a pool, as manifests."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from corral.api.agent import AgentSpec
+from corral.api.agent import AgentSpec, Tool
 from corral.api.attempt import (
     CONFIG_FILE,
+    HEADERS_DIR,
     HEALTH_PATH,
     KEYS_DIR,
     READY_PATH,
@@ -52,7 +53,7 @@ def worker_config(
         agent=agent.model_copy(update={"budget": None, "default_pool": "Enabled"}),
         agent_revision=agent_revision,
         models={
-            name: model.model_copy(update={"price": None, "limits": None, "circuit_breaker": None})
+            name: model.model_copy(update={"limits": None, "circuit_breaker": None})
             for name, model in models.items()
         },
         concurrency=pool.concurrency,
@@ -69,7 +70,8 @@ def pod_template(
     ``image_revision`` tells images apart that have the same name, such as ``corral:dev``.
 
     The pod is restricted (non-root, read-only root, no capabilities, no service-account token),
-    and holds only the keys of its agent's models, as files that the kubelet mounts.
+    and holds only the keys of its agent's models and the headers of its tools, as files that the
+    kubelet mounts.
     """
     user = pool.template
     labels = _allowed(user.labels or {}) | worker_labels(config.agent_name, pool_name)
@@ -109,6 +111,7 @@ def pod_template(
         ],
     }
     _mount_keys(spec, config.models)
+    _mount_headers(spec, config.agent.tools or [])
     if user.node_selector:
         spec["nodeSelector"] = dict(user.node_selector)
     if user.tolerations:
@@ -216,6 +219,28 @@ def _mount_keys(spec: dict[str, Any], models: Mapping[str, ModelSpec]) -> None:
         )
         spec["containers"][0]["volumeMounts"].append(
             {"name": f"key-{index}", "mountPath": f"{KEYS_DIR}/{name}", "readOnly": True}
+        )
+
+
+def _mount_headers(spec: dict[str, Any], tools: Sequence[Tool]) -> None:
+    """One volume of all headers, ``<tool>/<header>``; what is missing is as with keys."""
+    sources = [
+        {
+            "secret": {
+                "name": header.secret_key_ref.name,
+                "optional": True,
+                "items": [{"key": header.secret_key_ref.key, "path": f"{tool.name}/{header.name}"}],
+            }
+        }
+        for tool in tools
+        for header in (tool.mcp.headers_from if tool.mcp else None) or []
+    ]
+    if sources:
+        spec["volumes"].append(
+            {"name": "headers", "projected": {"defaultMode": 0o440, "sources": sources}}
+        )
+        spec["containers"][0]["volumeMounts"].append(
+            {"name": "headers", "mountPath": HEADERS_DIR, "readOnly": True}
         )
 
 

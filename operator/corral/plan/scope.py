@@ -13,12 +13,13 @@ from typing import Any
 from corral.api.workflow import NestedStep, StepPhase
 from corral.plan.expressions import (
     Expression,
+    ExpressionError,
     Template,
     names_all,
     references,
     whole_numbers,
 )
-from corral.plan.facts import ArtifactNeed, Facts, NotYetKnownError
+from corral.plan.facts import ArtifactNeed, Facts, Lost, NotYetKnownError
 from corral.plan.state import Kept, Node, Run, Step, Stored
 
 BASE_NAMES = frozenset({"arguments", "steps", "workflow"})
@@ -96,12 +97,16 @@ class RunValues:
         """A value that is kept inline or stored.
 
         Raises:
+            ExpressionError: it was stored, and is lost.
             NotYetKnownError: it is stored, and has not been loaded.
         """
         if stored is None:
             return value
         run_id = stored.run_id or self.run.run_id
-        return self._facts.get(ArtifactNeed(run_id, stored.sha256, stored.size))
+        found = self._facts.get(ArtifactNeed(run_id, stored.sha256, stored.size))
+        if isinstance(found, Lost):
+            raise ExpressionError(found.message)
+        return found
 
     def load_all(self, kept: Sequence[tuple[Any, Stored | None]]) -> list[Any]:
         """Many values; all that are missing are noted at once.

@@ -213,6 +213,11 @@ class Node(_Phased):
         self.reserved_tokens = 0
 
     @property
+    def asks(self) -> bool:
+        """Whether people have to approve tool calls before it goes on."""
+        return any(call.approved is None for call in self.calls)
+
+    @property
     def attempts(self) -> int:
         """All attempts, those of earlier iterations too."""
         return self.attempts_before + self.attempt
@@ -288,13 +293,33 @@ class Run(_State):
     unsettled: dict[str, Worker] = Field(default_factory=dict)
     """Attempts that were given up: to be cancelled on their worker, and their usage booked."""
     unsettled_cost: dict[str, Decimal] = Field(default_factory=dict)
-    """What of the budget is still reserved for them, in US dollars."""
+    """What of the budget is still reserved for them, in US dollars; also for children."""
+    unsettled_tokens: dict[str, int] = Field(default_factory=dict)
+    """The same in tokens."""
+    unsettled_children: list[str] = Field(default_factory=list)
+    """Child Workflows that were given up: their usage is booked once they have ended."""
     concluding: bool = False
     """Whether the budget is spent and the run ends with what there is."""
 
     @property
     def finished_for_good(self) -> bool:
         return self.finished is not None
+
+    def hold(self, name: str, node: Node) -> None:
+        """Keeps what is reserved for an attempt or a child of the node that is given up."""
+        if node.reserved:
+            self.unsettled_cost[name] = node.reserved
+        if node.reserved_tokens:
+            self.unsettled_tokens[name] = node.reserved_tokens
+
+    def settle(self, name: str, used: Consumption) -> None:
+        """Books what an attempt or a child used that was given up; nothing is held for it now."""
+        self.unsettled.pop(name, None)
+        self.unsettled_cost.pop(name, None)
+        self.unsettled_tokens.pop(name, None)
+        if name in self.unsettled_children:
+            self.unsettled_children.remove(name)
+        self.late.add(used)
 
     def used(self) -> Consumption:
         """What the whole run used."""

@@ -23,7 +23,7 @@ from corral.plan.conditions import condition, find, merge
 from corral.plan.expressions import compact_json
 from corral.plan.frames import StepSpec
 from corral.plan.observed import Pass
-from corral.plan.selection import agent_of, all_steps, matching, missing
+from corral.plan.selection import agent_of, missing
 from corral.plan.state import Node, Run, Step, Stored, to_journal
 from corral.plan.times import rfc3339, rfc3339_millis
 from corral.plan.validate import Problem
@@ -221,15 +221,8 @@ def _attention(p: Pass) -> list[Attention]:
 
 def _waiting(p: Pass) -> tuple[Reason, str] | None:
     """What the run waits for that people may have to act on."""
-    for field, name in missing(p):
-        if name is None:
-            return Reason.AGENT_NOT_FOUND, f"{field}: {_no_match(p, field)}"
-        view = p.agents.get(name)
-        if view is None:
-            return Reason.AGENT_NOT_FOUND, f"{field}: there is no Agent {name!r}"
-        return view.reason, f"{field}: Agent {name!r} is not ready: {view.message}"
-    if (problem := p.unavailable) is not None:
-        return problem
+    if lacking := missing(p):
+        return lacking[0].reason, lacking[0].message
     queued: set[str] = set()
     asked: list[str] = []
     for frame in p.frames.all():
@@ -238,7 +231,7 @@ def _waiting(p: Pass) -> tuple[Reason, str] | None:
                 spec = frame.specs[name]
                 if node.phase is StepPhase.QUEUED and (agent := agent_of(spec, node)):
                     queued.add(agent)
-                elif node.phase is StepPhase.WAITING and (spec.approval or node.calls):
+                elif node.phase is StepPhase.WAITING and (spec.approval or node.asks):
                     asked.append(frame.shown(spec, step, index))
     for name in sorted(queued):
         if (view := p.agents.get(name)) and view.capacity_problem:
@@ -249,17 +242,6 @@ def _waiting(p: Pass) -> tuple[Reason, str] | None:
         more = f" and {len(asked) - 1} more" if len(asked) > 1 else ""
         return Reason.APPROVAL_PENDING, f"{asked[0]}{more}: waits for a person's approval"
     return None
-
-
-def _no_match(p: Pass, field: str) -> str:
-    for spec in all_steps([*(p.spec.steps or []), *(p.spec.on_exit or [])]):
-        if spec.agent_selector and not any(v.ready for v in matching(p, spec.agent_selector)):
-            wanted = ", ".join(spec.agent_selector.match_capabilities)
-            unready = [view.name for view in matching(p, spec.agent_selector)]
-            if unready:
-                return f"Agent {unready[0]!r} can {wanted}, and is not ready"
-            return f"no Agent has the capabilities {wanted}"
-    return "no Agent matches"
 
 
 def _waiting_message(p: Pass) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from corral.api.errors import ErrorClass
+from corral.api.errors import ErrorClass, Reason
 from corral.api.workflow import ForEach, StepPhase, TriggerRule
 from corral.plan import kinds
 from corral.plan.data import unfit
@@ -27,6 +27,8 @@ from corral.plan.state import Kept, Node, Step
 from corral.plan.triggers import Trigger, evaluate
 
 RUNS_AFTER_FAILURE = frozenset({TriggerRule.ALL_DONE, TriggerRule.ANY_FAILED})
+LOOK_AGAIN = 10.0
+"""Seconds after which a ConfigMap that was not there is looked for again."""
 MAX_EXTRACT = 1024
 """Bytes of one extracted value: rows hold them, and conditions read them."""
 
@@ -44,11 +46,7 @@ def advance_step(p: Pass, frame: Frame, spec: StepSpec) -> bool:
     step = frame.steps[spec.name]
     if step.phase is not StepPhase.PENDING:
         return _advance_nodes(p, frame, spec, step)
-    dependencies = [
-        (seen_by_dependents(frame.specs[name], frame.steps[name]), frame.specs[name].allow_failure)
-        for name in spec.depends_on or []
-    ]
-    match evaluate(spec.trigger_rule, dependencies):
+    match _trigger(frame, spec):
         case Trigger.MAY_HOLD:
             return False
         case Trigger.CANNOT_HOLD:
@@ -57,6 +55,15 @@ def advance_step(p: Pass, frame: Frame, spec: StepSpec) -> bool:
         case Trigger.HOLDS:
             return not p.suspended and _begin(p, frame, spec, step)
     return False
+
+
+def _trigger(frame: Frame, spec: StepSpec) -> Trigger:
+    """What a step's trigger rule says now."""
+    dependencies = [
+        (seen_by_dependents(frame.specs[name], frame.steps[name]), frame.specs[name].allow_failure)
+        for name in spec.depends_on or []
+    ]
+    return evaluate(spec.trigger_rule, dependencies)
 
 
 def seen_by_dependents(spec: StepSpec, step: Step) -> StepPhase:
@@ -79,7 +86,7 @@ def _begin(p: Pass, frame: Frame, spec: StepSpec, step: Step) -> bool:
             step.end(StepPhase.SKIPPED, p.now, "Skipped", f"when: {spec.when} is false")
             return True
         items = _items(p, frame, spec.for_each) if spec.for_each else None
-        kept = None if items is None else keep(p, items, inline=MAX_ITEMS, siblings=1)
+        kept = None if items is None else keep(p, items, frame.width, MAX_ITEMS)
     except NotYetKnownError:
         return False
     except ExpressionError as error:
@@ -127,11 +134,14 @@ def _items(p: Pass, frame: Frame, each: ForEach) -> list[Any]:
 def _json_lines(p: Pass, name: str, key: str) -> list[Any]:
     """The values of a ConfigMap's key, one a line (https://jsonlines.org); blank lines are none."""
     where = f"forEach.configMapKeyRef: key {key!r} of ConfigMap {name!r}"
-    text: str | None = p.facts.get(ConfigMapNeed(name, key))
+    need = ConfigMapNeed(name, key)
+    text: str | None = p.facts.get(need)
     if text is None:
-        raise ExpressionError(f"{where} is not there")
+        p.unavailable = Reason.CONFIG_MAP_NOT_FOUND, f"{where} is not there"
+        p.wake.append(p.now + LOOK_AGAIN)
+        raise NotYetKnownError(need)
     items = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -159,7 +169,7 @@ def _advance_nodes(p: Pass, frame: Frame, spec: StepSpec, step: Step) -> bool:
         if node.final:
             continue
         if node.memo is not None:
-            p.flight(node.memo, frame.running_attempt_id(spec, index, node))
+            p.flight(node.memo, frame.place(spec, index))
         if node.phase is StepPhase.QUEUED:
             if p.suspended:
                 continue
@@ -197,7 +207,8 @@ def _prepare(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: int) -> b
         if view is None or (not view.ready and node.attempt == 0):
             before = node.agent
             node.agent = choose(p, spec.agent_selector)
-            changed = node.agent != before
+            if node.agent != before:
+                changed, node.memo = True, None
             if node.agent is None:
                 return changed
     if spec.memoize is not None and node.memo is None:
@@ -214,7 +225,7 @@ def _advance_nested(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: in
     if not all(one.final for one in inner.steps.values()):
         return changed
     failed = [name for name, one in inner.steps.items() if has_failed(inner.specs[name], one)]
-    lost = [one for one in inner.steps.values() if one.phase is StepPhase.CANCELLED]
+    lost = [one for name, one in inner.steps.items() if _cut_off(inner, inner.specs[name], one)]
     if failed:
         first = inner.steps[failed[0]]
         node.end(StepPhase.FAILED, p.now, first.reason or "", failure_message(inner.steps))
@@ -234,6 +245,13 @@ def _advance_nested(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: in
     except ExpressionError as error:
         node.end(StepPhase.FAILED, p.now, INVALID_EXPRESSION, f"output: {error}")
     return True
+
+
+def _cut_off(frame: Frame, spec: StepSpec, step: Step) -> bool:
+    """Whether a step was ended, or kept from starting, by something outside its graph."""
+    if step.phase is StepPhase.OMITTED:
+        return _trigger(frame, spec) is not Trigger.CANNOT_HOLD
+    return step.phase is StepPhase.CANCELLED
 
 
 def _nested_output(inner: Frame, spec: StepSpec) -> Any:
@@ -376,9 +394,11 @@ def start_no_more(p: Pass, frame: Frame, spec: StepSpec, step: Step, why: str) -
                     changed = start_no_more(p, inner, inner.specs[name], one, why) or changed
             continue
         backing_off = node.phase is StepPhase.WAITING and not (
-            spec.wait or spec.approval or node.calls
+            spec.wait or spec.approval or node.asks
         )
-        if node.phase is not StepPhase.QUEUED and not backing_off:
+        # An attempt that people had to be asked for goes on where it was: it has begun.
+        decided = bool(node.calls) and not node.reason and not p.run.concluding
+        if decided or (node.phase is not StepPhase.QUEUED and not backing_off):
             continue
         changed = True
         if (
@@ -409,6 +429,9 @@ def halt(p: Pass, frame: Frame, why: str) -> bool:
             if not node.final:
                 phase = stopped_as(node)
                 end_node(p, frame, spec, step, index, phase, phase.value, why)
+        if p.run.concluding and step.is_fan_out:
+            settle(p, frame, spec, step)  # what is done of it counts
+            continue
         phase = stopped_as(*step.nodes)
         step.end(phase, p.now, phase.value, why)
     return changed

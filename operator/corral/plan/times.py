@@ -1,6 +1,7 @@
 """Times: seconds since the epoch inside, RFC 3339 in UTC outside."""
 
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 
 def rfc3339(moment: float) -> str:
@@ -21,3 +22,12 @@ def parse(text: str) -> float:
         ValueError: no RFC 3339 time.
     """
     return datetime.fromisoformat(text).timestamp()
+
+
+def is_zone(name: str) -> bool:
+    """Whether there is a time zone of that IANA name."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True

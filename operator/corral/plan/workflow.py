@@ -17,6 +17,8 @@ from corral.plan.expressions import ExpressionError, Template
 from corral.plan.facts import NotYetKnownError
 from corral.plan.frames import Frame, StepSpec
 from corral.plan.keep import UnfitError, keep
+from corral.plan.kinds import settle_children
+from corral.plan.nodes import fold
 from corral.plan.observed import Claim, Pass, Payload
 from corral.plan.scope import failure_message
 from corral.plan.selection import missing
@@ -46,6 +48,7 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
         for name in frame.specs:
             frame.steps.setdefault(name, Step())
     absorb(p)
+    settle_children(p)
     if run.finished_for_good:
         return {}
     if not _may_begin(p):
@@ -59,7 +62,7 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
     while changed:
         run.phase = WorkflowPhase.SUSPENDED if p.suspended else WorkflowPhase.RUNNING
         _apply_deadlines(p)
-        p.starved = False
+        p.starved = p.penniless = False
         changed = advance_frame(p, main)
         changed = _conclude(p) or changed
         if run.outcome is not None and p.spec.shutdown != "Terminate":
@@ -187,13 +190,17 @@ def _account_idle(p: Pass) -> None:
 def _idles(spec: StepSpec, node: Node) -> bool:
     if node.phase is not StepPhase.WAITING:
         return False
-    return spec.wait is not None or spec.approval is not None or bool(node.calls)
+    return spec.wait is not None or spec.approval is not None or node.asks
 
 
 def _apply_budget_change(p: Pass) -> None:
     """A run that its budget suspended goes on once the budget is another."""
-    budgeted = budget.limit_text(p.spec.budget) if p.spec.budget else ""
-    if p.run.exceeded is not None and p.run.exceeded != budgeted:
+    limits = p.spec.budget
+    if (
+        limits is None
+        or limits.on_exceeded != "Suspend"
+        or p.run.exceeded != budget.limit_text(limits)
+    ):
         p.run.exceeded = None
 
 
@@ -232,7 +239,7 @@ def _apply_exhaustion(p: Pass) -> bool:
 def _spending(p: Pass) -> list[str]:
     """What may still give back what is reserved for it."""
     running = list(running_attempts(p))
-    running += list(p.run.unsettled_cost)
+    running += p.run.unsettled_cost.keys() | p.run.unsettled_tokens.keys()
     for frame in p.frames.all():
         for step in frame.steps.values():
             running += [
@@ -313,7 +320,7 @@ def fail_too_large(p: Pass, size: int, limit: int) -> None:
         for node in step.nodes:
             node.output = None
             node.errors = []
-            node.steps = None
+            fold(node)
             if step.is_fan_out:
                 node.message = None
     p.run.output = None

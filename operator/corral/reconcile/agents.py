@@ -2,26 +2,28 @@
 
 from typing import Any
 
-from corral.api.agent import AgentStatus
-from corral.api.errors import Reason
+from corral.api.agent import AgentBudgetStatus, AgentSpec, AgentStatus
+from corral.api.errors import ConditionType, Reason
 from corral.api.model import ModelSpec, ModelStatus
 from corral.api.pool import PoolSpec
-from corral.api.types import Usage
+from corral.api.types import Condition, Usage
 from corral.kube.client import AGENTS, MODELS, POOLS, ApiError, Json
 from corral.kube.events import post_event
 from corral.plan.agent import Readiness, model_problems
-from corral.plan.conditions import merge
+from corral.plan.conditions import condition, is_true, merge
 from corral.plan.names import (
     API_VERSION,
     LABEL_AGENT,
     LABEL_MANAGED_BY,
     MANAGED_BY,
+    TOOL_RUNNER,
     default_pool_name,
 )
 from corral.plan.state import Consumption
+from corral.plan.times import is_zone, rfc3339
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.store import ObjectKey
-from corral.reconcile.world import World, read_spec, with_status
+from corral.reconcile.world import ANY_AGENT, World, read_spec, with_status
 
 USAGE_FLUSH = 10.0
 """Seconds between two writes of an Agent's usage."""
@@ -37,11 +39,13 @@ class Agents:
         self._usage: dict[ObjectKey, Consumption] = {}
         self._flushed: dict[ObjectKey, float] = {}
         self._problems: dict[ObjectKey, str] = {}
+        self._spent: dict[ObjectKey, bool] = {}
         self._demand: dict[ObjectKey, tuple[int, int]] = {}
         """Queued and running attempts, as the pools were told last."""
 
     def add_usage(self, key: ObjectKey, used: Consumption) -> None:
         """Books what an attempt used on its Agent; written with the next flush."""
+        self._world.budgets.spend(key, used)
         if used.requests:
             self._usage.setdefault(key, Consumption()).add(used)
             self._world.wake.agent(key, USAGE_FLUSH)
@@ -53,7 +57,11 @@ class Agents:
             RetryLaterError: the API server refused for now.
         """
         obj = self._world.agents.get(key)
+        if obj is None and key[1] == TOOL_RUNNER:
+            await self._tool_runner(key)
+            return
         if obj is None or obj["metadata"].get("deletionTimestamp"):
+            self._world.budgets.close(key)
             self._usage.pop(key, None)
             self._demand.pop(key, None)
             self._world.forget_agent(key)
@@ -76,13 +84,41 @@ class Agents:
             for pool in self._pools_of(key):
                 self._world.wake.pool((key[0], pool["metadata"]["name"]))
         self._tell_demand(key)
+        conditions = [*readiness.conditions(), *self._budget(key, obj, spec)]
         try:
-            await self._write_status(key, obj, readiness, revision)
+            await self._write_status(key, obj, readiness, conditions, revision)
             if spec is not None:
                 await self._default_pool(key, obj, spec.default_pool == "Enabled")
         except ApiError as error:
             if not error.not_found:
                 raise RetryLaterError(str(error), error.retry_after) from error
+
+    async def _tool_runner(self, key: ObjectKey) -> None:
+        """Workers for tool calls without a model: a pool in every namespace that makes some."""
+        self._tell_demand(key)
+        try:
+            await self._default_pool(key, None, True)
+        except ApiError as error:
+            raise RetryLaterError(str(error), error.retry_after) from error
+
+    def _budget(self, key: ObjectKey, obj: Json, spec: AgentSpec | None) -> list[Condition]:
+        """Opens the period that it is in, and says whether anything is left of it."""
+        budgets, now = self._world.budgets, self._world.kube.now()
+        if spec is None or spec.budget is None or not is_zone(spec.budget.time_zone):
+            budgets.close(key)
+            return []
+        status = AgentStatus.model_validate(obj.get("status") or {})
+        budgets.open(key, spec.budget, status.budget, now)
+        ends = budgets.resets_at(key)
+        if ends is not None:
+            self._world.wake.agent(key, max(1.0, ends - now))
+        spent = budgets.exhausted(key, spec.budget)
+        if self._spent.get(key, False) != spent:
+            self._spent[key] = spent
+            self._wake_users(key)
+        why = Reason.BUDGET_EXCEEDED if spent else Reason.BUDGET_AVAILABLE
+        text = f"spent until {rfc3339(ends)}" if spent and ends is not None else ""
+        return [condition(ConditionType.BUDGET_AVAILABLE, not spent, why, text)]
 
     def _tell_demand(self, key: ObjectKey) -> None:
         """More waiting steps reach the pools at once; what else changes may come in waves."""
@@ -97,11 +133,17 @@ class Agents:
             self._world.wake.pool((key[0], pool["metadata"]["name"]), delay)
 
     def _wake_users(self, key: ObjectKey) -> None:
-        for workflow in self._world.users.get(key, ()):
+        users = self._world.users
+        for workflow in users.get(key, set()) | users.get((key[0], ANY_AGENT), set()):
             self._world.wake.workflow(workflow)
 
     async def _write_status(
-        self, key: ObjectKey, obj: Json, readiness: Readiness, revision: str | None
+        self,
+        key: ObjectKey,
+        obj: Json,
+        readiness: Readiness,
+        conditions: list[Condition],
+        revision: str | None,
     ) -> None:
         now = self._world.kube.now()
         previous = AgentStatus.model_validate(obj.get("status") or {})
@@ -114,7 +156,8 @@ class Agents:
                 "observed_generation": generation,
                 "revision": revision,
                 "usage": usage,
-                "conditions": merge(previous.conditions, readiness.conditions(), generation, now),
+                "budget": self._budget_status(key, previous, conditions, due),
+                "conditions": merge(previous.conditions, conditions, generation, now),
             }
         )
         updated = with_status(obj, status)
@@ -122,6 +165,7 @@ class Agents:
             return
         if usage is not previous.usage:
             self._usage.pop(key, None)
+        if usage is not previous.usage or status.budget != previous.budget:
             self._flushed[key] = now
         try:
             written = await self._world.kube.put_status(AGENTS, updated)
@@ -138,6 +182,18 @@ class Agents:
                 self._world.kube, written, "Warning", readiness.reason, readiness.message
             )
 
+    def _budget_status(
+        self, key: ObjectKey, previous: AgentStatus, conditions: list[Condition], due: bool
+    ) -> AgentBudgetStatus | None:
+        """What is left; amounts change with the usage's writes, a new period at once."""
+        now = self._world.budgets.status(key)
+        before = previous.budget
+        if now is None or before is None or before.period_start != now.period_start:
+            return now
+        held = is_true(previous.conditions, ConditionType.BUDGET_AVAILABLE)
+        available = is_true(conditions, ConditionType.BUDGET_AVAILABLE)
+        return now if due or held != available else before
+
     def _pools_of(self, key: ObjectKey) -> list[Json]:
         return [
             pool
@@ -146,12 +202,12 @@ class Agents:
             and not pool["metadata"].get("deletionTimestamp")
         ]
 
-    async def _default_pool(self, key: ObjectKey, agent: Json, enabled: bool) -> None:
+    async def _default_pool(self, key: ObjectKey, agent: Json | None, enabled: bool) -> None:
         """An Agent without a pool gets one on its first queued step, until another names it."""
-        name = default_pool_name(key[1])
+        name = default_pool_name(key[1]) if agent else key[1]
         pools = self._pools_of(key)
-        own = [pool for pool in pools if _is_default(pool, agent)]
-        others = [pool for pool in pools if not _is_default(pool, agent)]
+        own = [pool for pool in pools if agent and _is_default(pool, agent)]
+        others = [pool for pool in pools if not (agent and _is_default(pool, agent))]
         if own and (others or not enabled):
             for pool in own:
                 await self._world.kube.delete(POOLS, key[0], name, pool["metadata"]["uid"])
@@ -173,7 +229,7 @@ class Agents:
                 "name": name,
                 "namespace": key[0],
                 "labels": {LABEL_MANAGED_BY: MANAGED_BY, LABEL_AGENT: key[1]},
-                "ownerReferences": [_owner(agent)],
+                "ownerReferences": [_owner(agent)] if agent else [],
             },
             "spec": spec,
         }

@@ -10,16 +10,34 @@ import logging
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 
+from corral.artifacts.store import ArtifactStore
+from corral.artifacts.sweep import runs_of, sweep_forever
 from corral.dispatch.attempts import Attempts
 from corral.dispatch.client import RefusedError, WorkerClient, WorkerUnreachableError
-from corral.kube.client import AGENTS, MODELS, PODS, POOLS, WORKFLOWS, ApiError, Json, Kind, Kube
+from corral.kube.client import (
+    AGENTS,
+    APPROVALS,
+    CRONS,
+    MODELS,
+    PODS,
+    POOLS,
+    TEMPLATES,
+    WORKFLOWS,
+    ApiError,
+    Json,
+    Kind,
+    Kube,
+)
 from corral.kube.lease import Lease
 from corral.kube.tokens import Tokens
 from corral.plan.names import OPERATOR, WORKER_SELECTOR
 from corral.plan.state import Consumption, Worker
 from corral.reconcile.agents import Agents
+from corral.reconcile.crons import Crons
+from corral.reconcile.library import Library
 from corral.reconcile.pools import Pools
 from corral.reconcile.queue import RetryLaterError, WorkQueue
+from corral.reconcile.references import parents_of, runs_template
 from corral.reconcile.store import ObjectKey, key_of, pool_of
 from corral.reconcile.workflows import Workflows, worker_of
 from corral.reconcile.world import Wake, World
@@ -27,7 +45,7 @@ from corral.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
-WATCHED = (MODELS, AGENTS, POOLS, PODS, WORKFLOWS)
+WATCHED = (MODELS, AGENTS, POOLS, PODS, TEMPLATES, APPROVALS, WORKFLOWS, CRONS)
 INVENTORY_PERIOD = 10.0
 GHOST_PERIOD = 60.0
 PATIENCE = 30.0
@@ -38,8 +56,15 @@ class Controller:
     """One operator process."""
 
     def __init__(
-        self, kube: Kube, namespace: str, identity: str, image: str, image_revision: str = ""
+        self,
+        kube: Kube,
+        artifacts: ArtifactStore,
+        namespace: str,
+        identity: str,
+        image: str,
+        image_revision: str = "",
     ) -> None:
+        self._artifacts = artifacts
         self.lease = Lease(kube, namespace, OPERATOR, identity)
         self._deposed = asyncio.Event()
         tokens = Tokens(kube, namespace)
@@ -51,6 +76,7 @@ class Controller:
             tokens=tokens,
             worker=self._client,
             attempts=attempts,
+            library=Library(artifacts, kube),
             image=image,
             image_revision=image_revision,
         )
@@ -58,18 +84,21 @@ class Controller:
         self._workflows = Workflows(self.world)
         self._agents = Agents(self.world)
         self._pools = Pools(self.world)
+        self._crons = Crons(self.world)
         self._workflows.on_usage = self._agents.add_usage
         self._queues: dict[str, WorkQueue[ObjectKey]] = {
             "models": self._queue("models", self._agents.reconcile_model),
             "agents": self._queue("agents", self._agents.reconcile),
             "agentpools": self._queue("agentpools", self._pools.reconcile),
             "workflows": self._queue("workflows", self._workflows.reconcile),
+            "cronworkflows": self._queue("cronworkflows", self._crons.reconcile),
         }
         self.world.wake = Wake(
             workflow=self._queues["workflows"].add,
             agent=self._queues["agents"].add,
             model=self._queues["models"].add,
             pool=self._queues["agentpools"].add,
+            cron=self._queues["cronworkflows"].add,
         )
         self.synced = asyncio.Event()
         """Set once every kind has been listed."""
@@ -108,10 +137,21 @@ class Controller:
                 self._worker_gone(obj["metadata"]["uid"])
             self._queues["agentpools"].add((key[0], pool_of(obj)))
             return
-        self._queues[kind.plural].add(key)
+        if kind.plural in self._queues:
+            self._queues[kind.plural].add(key)
         if kind is POOLS:
             agent = (obj.get("spec") or {}).get("agentRef", {}).get("name", "")
             self._queues["agents"].add((key[0], agent))
+        elif kind is WORKFLOWS:
+            for plural, name in parents_of(obj, gone=gone):
+                self._queues[plural].add((key[0], name))
+        elif kind is APPROVALS:
+            workflow = (obj.get("spec") or {}).get("workflowRef", {}).get("name", "")
+            self._queues["workflows"].add((key[0], workflow))
+        elif kind is TEMPLATES:
+            for workflow in self.world.workflows.in_namespace(key[0]):
+                if runs_template(workflow, key[1]):
+                    self._queues["workflows"].add(key_of(workflow))
 
     def _worker_gone(self, uid: str) -> None:
         self.world.attempts.worker_gone(uid)
@@ -154,6 +194,7 @@ class Controller:
                 *(queue.run() for queue in self._queues.values()),
                 self._every(INVENTORY_PERIOD, self._sweep),
                 self._every(GHOST_PERIOD, self._purge_ghosts),
+                sweep_forever(self._artifacts, self._living),
             ]
             tasks += [asyncio.create_task(work) for work in endless]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -248,6 +289,11 @@ class Controller:
             for obj in await self.world.kube.list(kind, labels=labels):
                 self.saw(kind, None, obj)
         self.synced.set()
+
+    async def _living(self) -> set[ObjectKey]:
+        """The runs whose stored outputs are kept."""
+        newest = await self.world.kube.list_metadata(WORKFLOWS, "")
+        return runs_of([*newest, *self.world.workflows])
 
     async def _purge_ghosts(self) -> None:
         """Finds what was deleted while a watch was down."""

@@ -206,6 +206,11 @@ class Slots:
         """Attempts that would start if the agent had more slots."""
         return sum(self._waiting.get(agent, {}).values())
 
+    def capacity(self, agent: AgentKey) -> int:
+        """Attempts that the agent's workers may run at once."""
+        workers = [self._workers[uid] for uid in self._of_agent.get(agent, ())]
+        return sum(worker.capacity for worker in workers if worker.offered)
+
     def held_on(self, uid: str) -> int:
         """Attempts on a worker."""
         known = self._workers.get(uid)

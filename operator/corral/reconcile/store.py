@@ -20,8 +20,9 @@ def pool_of(pod: Json) -> str:
     return str((pod["metadata"].get("labels") or {}).get(LABEL_POOL, ""))
 
 
-def _owned_by(pod: Json, uid: str) -> bool:
-    owners = pod["metadata"].get("ownerReferences") or []
+def owned_by(obj: Json, uid: str) -> bool:
+    """Whether the object of that UID is the one that made this one and answers for it."""
+    owners = obj["metadata"].get("ownerReferences") or []
     return any(owner["uid"] == uid and owner.get("controller") for owner in owners)
 
 
@@ -117,7 +118,7 @@ class PodStore(Store):
         """A pool's pods, by name; with ``uid`` only what that very pool owns."""
         names = sorted(self._of_pool.get(pool, ()))
         pods = [pod for name in names if (pod := self.get((pool[0], name))) is not None]
-        return [pod for pod in pods if uid is None or _owned_by(pod, uid)]
+        return [pod for pod in pods if uid is None or owned_by(pod, uid)]
 
     def by_uid(self, uid: str) -> Json | None:
         key = self._by_uid.get(uid)

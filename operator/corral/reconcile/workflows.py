@@ -6,30 +6,54 @@ that was read: a write that succeeds proves that the plan was made from the newe
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
 from corral.api.attempt import WORKER_PORT
 from corral.api.errors import ConditionType, Reason
-from corral.api.workflow import WorkflowPhase, WorkflowSpec, WorkflowStatus
+from corral.api.workflow import (
+    FINAL_WORKFLOW_PHASES,
+    WorkflowPhase,
+    WorkflowSpec,
+    WorkflowStatus,
+)
+from corral.artifacts.errors import ArtifactStoreError
 from corral.dispatch.attempts import Deliver
 from corral.kube.client import WORKFLOWS, ApiError, Json
 from corral.kube.events import post_event
 from corral.plan import state
+from corral.plan.attempts import Place, payload_at, running_attempts
+from corral.plan.budget import Reservation
 from corral.plan.conditions import find
 from corral.plan.expressions import ExpressionError
-from corral.plan.names import ANNOTATION_CORRELATION_ID
+from corral.plan.facts import NotYetKnownError
+from corral.plan.kinds import children_under_way, wanted_approvals, wanted_children
+from corral.plan.names import ANNOTATION_CORRELATION_ID, TOOL_RUNNER
 from corral.plan.observed import AgentView, Pass, Payload, Result, Slot, Want
-from corral.plan.state import Consumption, JournalError, Run, Worker, from_journal
+from corral.plan.retention import expiry, keeper
+from corral.plan.selection import agent_of_attempt, all_steps
+from corral.plan.state import (
+    Consumption,
+    JournalError,
+    Node,
+    Run,
+    Step,
+    Worker,
+    from_journal,
+)
 from corral.plan.status import stalled_status, status_of
-from corral.plan.validate import Problem, workflow_problems
-from corral.plan.workflow import fail_too_large, payload_of, plan, running_attempts
+from corral.plan.takeover import stored_in, take_over, takeover_problems
+from corral.plan.template import called_by
+from corral.plan.validate import Problem
+from corral.plan.workflow import fail_too_large, plan
+from corral.reconcile.effective import Specs, depth_of, wanted_above
+from corral.reconcile.made import approvals_of, children_of, make_approval, make_child
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.slots import WorkflowKey
-from corral.reconcile.store import ObjectKey, key_of
-from corral.reconcile.world import World, read_spec, with_status
+from corral.reconcile.store import ObjectKey, key_of, owned_by
+from corral.reconcile.world import ANY_AGENT, World, with_status
 from corral.telemetry import metrics
 from corral.telemetry.logs import log_context
 
@@ -42,6 +66,8 @@ ROW_LIMIT = 16_384
 """Bytes that a row can't have more of: a status of few rows need not be measured."""
 SETTLED_DEMAND_DELAY = 0.25
 """Seconds after which agents hear of demand that merely changed."""
+DELETION_PERIOD = 0.1
+"""Seconds between two deletions of runs whose time is over."""
 COALESCE = 0.05
 """Seconds for which a result waits for others that may come."""
 
@@ -58,8 +84,6 @@ class _Record:
     fresh: bool = False
     """Whether the object was read or written by this term, and not only seen in a watch."""
     results: dict[str, Result] = field(default_factory=dict)
-    checked: tuple[int, WorkflowSpec | None, list[Problem]] | None = None
-    """The generation that was validated last, its spec and its problems."""
 
 
 class Workflows:
@@ -72,6 +96,12 @@ class Workflows:
         """Told what an attempt of an Agent used, once that is committed."""
         self._told: dict[ObjectKey, tuple[int, int]] = {}
         """By Agent: queued and running attempts when it was woken last."""
+        self._specs = Specs(world)
+        self._abandoned: set[str] = set()
+        """UIDs of child Workflows that their parents' steps do not want any more."""
+        self._spared: set[str] = set()
+        """UIDs of finished Workflows of which it was told that somebody keeps them."""
+        self._next_deletion = 0.0
 
     async def strays(self, attempts: Iterable[str]) -> set[str]:
         """Those attempts of which the newest status says nothing: recorded, or of no run at all.
@@ -154,60 +184,240 @@ class Workflows:
         self._world.wake.workflow(key)
 
     async def _pass(self, key: WorkflowKey, obj: Json, record: _Record) -> None:
-        spec, problems = self._checked(obj, record)
         previous = _status(obj)
-        if spec is None or (problems and previous.started_at is None and not spec.shutdown):
-            await self._stall(obj, record, previous, problems)
-            return
         run = self._run(obj, record, previous)
         if isinstance(run, Problem):
-            await self._stall(obj, record, previous, [run])
+            await self._stall(obj, record, None, previous, [run])
+            return
+        what = self._specs.effective(obj, run)
+        spec = what.spec
+        began = previous.started_at is not None
+        if spec is None or (what.problems and not began and not spec.shutdown):
+            await self._stall(obj, record, spec, previous, what.problems)
             return
         if run.finished_for_good and not run.unsettled:
-            self._settle(key, record, run, spec, {}, set())
+            self._settle(key, record, run, spec, set())
+            await self._retire(key, obj, spec, run)
             if previous.observed_generation == obj["metadata"]["generation"]:
                 return
         if not record.fresh and (running := _on_workers(run)):
             log.info("resuming", extra={"attempts": len(running)})
             await self._read_again(key, record)
             return
+        unavailable = what.unavailable
+        if not began and unavailable is None:
+            lacking = await self._take_over(obj, spec, run)
+            if isinstance(lacking, Problem):
+                await self._stall(obj, record, spec, previous, [lacking])
+                return
+            unavailable = lacking
         results = dict(record.results)
+        p = self._gather(key, obj, spec, run, list(results.values()), unavailable)
+        if run.started is None:
+            run.template = what.template
+        agents = {one: agent_of_attempt(spec, run, one) for one in results}
+        # What runs keeps its slots while the plan claims more; what has ended may be claimed anew.
+        going_on = {one: at for one, at in _on_workers(run).items() if one not in results}
+        freed = self._world.slots.keep_only(key, going_on)
+        payloads = await self._plan(key, p)
+        obj = await self._commit(key, obj, record, p, previous)
+        for attempt_id in results:
+            record.results.pop(attempt_id, None)
+        self._acknowledge(key, results, agents)
+        await self._act(key, obj, p, payloads, record)
+        await self._make(key, obj, p)
+        self._settle(key, record, p.run, spec, freed)
+        await self._share(key, p)
+        if p.run.finished_for_good:
+            await self._retire(key, obj, spec, p.run)
+        elif p.wake:
+            self._world.wake.workflow(key, max(0.0, min(p.wake) - self._world.kube.now()))
+
+    def _gather(
+        self,
+        key: WorkflowKey,
+        obj: Json,
+        spec: WorkflowSpec,
+        run: Run,
+        results: list[Result],
+        unavailable: tuple[Reason, str] | None,
+    ) -> Pass:
+        world = self._world
+        shutdown, suspended = wanted_above(world.workflows, obj, self._abandoned)
+        update: dict[str, object] = {}
+        if shutdown is not None and spec.shutdown != "Terminate":
+            update["shutdown"] = shutdown
+        if suspended:
+            update["suspend"] = True
+        spec = spec.model_copy(update=update) if update else spec
+        now = world.kube.now()
+        template = (obj.get("spec") or {}).get("workflowTemplateRef") or {}
+        calls = called_by(spec)
         p = Pass(
             name=key[1],
             namespace=key[0],
             spec=spec,
             run=run,
             agents=self._agents(key, spec, run),
-            now=self._world.kube.now(),
-            results=list(results.values()),
-            patience_until=self._world.patience_until,
+            now=now,
+            results=results,
+            patience_until=world.patience_until,
+            depth=depth_of(world.workflows, obj),
+            templates=frozenset(self._specs.templates(key[0])) if calls else None,
+            memo_scope=template.get("name", ""),
+            unavailable=unavailable,
+            reserve_agent=lambda agent, attempt, cost, tokens: world.budgets.reserve(
+                key,
+                (key[0], agent),
+                world.agent_budget((key[0], agent)),
+                attempt,
+                Reservation(cost, tokens),
+            ),
+            flight=lambda memo, place: world.flights.claim(key, memo, place),
         )
-        # What runs keeps its slots while the plan claims more; what has ended may be claimed anew.
-        going_on = {one: at for one, at in _on_workers(run).items() if one not in results}
-        freed = self._world.slots.keep_only(key, going_on)
+        asked = [
+            name
+            for frame in p.frames.all()
+            for step in frame.steps.values()
+            for node in step.nodes
+            if not node.final
+            for name in (node.approval, *(call.approval for call in node.calls))
+            if name is not None
+        ]
+        p.approvals = approvals_of(world, obj, asked)
+        if calls:
+            p.children = children_of(world, obj, children_under_way(p))
+        return p
+
+    async def _plan(self, key: WorkflowKey, p: Pass) -> dict[str, Payload]:
+        """Plans until nothing more has to be looked up.
+
+        Raises:
+            RetryLaterError: the artifact store can't be read or written.
+        """
+        world = self._world
 
         def claim(wants: Sequence[Want]) -> Mapping[str, Slot]:
-            return self._world.slots.claim(key, key[0], wants)
+            return world.slots.claim(key, key[0], wants)
 
         payloads = plan(p, claim)
-        obj = await self._commit(key, obj, record, p, previous)
-        for attempt_id in results:
-            record.results.pop(attempt_id, None)
-        self._acknowledge(key, results, spec)
-        self._act(key, obj, p, payloads, record)
-        self._settle(key, record, p.run, spec, _on_workers(p.run), freed)
-        if p.wake and not p.run.finished_for_good:
-            self._world.wake.workflow(key, max(0.0, min(p.wake) - self._world.kube.now()))
+        try:
+            while p.facts.needs:
+                await world.library.supply(key[0], p.facts)
+                p.results = ()
+                payloads |= plan(p, claim)
+            await world.library.keep(key[0], p.run.run_id, p.to_store)
+        except ArtifactStoreError as error:
+            raise RetryLaterError(f"outputs can't be stored or read: {error}") from error
+        return payloads
 
-    def _checked(self, obj: Json, record: _Record) -> tuple[WorkflowSpec | None, list[Problem]]:
-        generation = obj["metadata"]["generation"]
-        if record.checked is None or record.checked[0] != generation:
-            spec = read_spec(WorkflowSpec, obj)
-            if isinstance(spec, WorkflowSpec):
-                record.checked = (generation, spec, workflow_problems(spec))
-            else:
-                record.checked = (generation, None, spec)
-        return record.checked[1], record.checked[2]
+    async def _take_over(
+        self, obj: Json, spec: WorkflowSpec, run: Run
+    ) -> tuple[Reason, str] | Problem | None:
+        """What a retry need not do again; or why that can't be told, yet or at all."""
+        if spec.retry_of is None or run.steps:
+            return None
+        name, namespace = spec.retry_of.name, obj["metadata"]["namespace"]
+        found = self._world.workflows.get((namespace, name))
+        if found is None:
+            why = f"spec.retryOf: there is no Workflow {name!r}"
+            return Reason.WORKFLOW_NOT_FOUND, why
+        status = _status(found)
+        if status.phase not in FINAL_WORKFLOW_PHASES:
+            return Reason.WORKFLOW_NOT_FOUND, f"spec.retryOf: Workflow {name!r} has not ended"
+        try:
+            old = from_journal(status.journal or "")
+        except JournalError as error:
+            return Problem("spec.retryOf", f"Workflow {name!r}: {error}")
+        before = self._specs.effective(found, old).spec
+        if before is None:
+            return Problem("spec.retryOf", f"Workflow {name!r} can't be read")
+        if problems := takeover_problems(spec, before, name):
+            return problems[0]
+        take_over(run, spec, old, before, self._world.kube.now())
+        kept = set(run.steps)
+        try:
+            for step in kept:
+                of_step = Run(run_id=old.run_id, steps={step: old.steps[step]})
+                for stored in stored_in(of_step):
+                    source = stored.run_id or old.run_id
+                    await self._world.library.hand_over(
+                        namespace, source, run.run_id, stored.sha256
+                    )
+        except ArtifactStoreError as error:
+            run.steps.clear()
+            raise RetryLaterError(f"outputs can't be taken over: {error}") from error
+        return None
+
+    async def _retire(self, key: WorkflowKey, obj: Json, spec: WorkflowSpec, run: Run) -> None:
+        """Deletes a run whose time is over, unless somebody else looks after the object."""
+        finished_at = (obj.get("status") or {}).get("finishedAt")
+        due = expiry(spec.ttl_after_finished, finished_at, obj)
+        if due is None:
+            uid = obj["metadata"]["uid"]
+            if (by := keeper(obj)) and spec.ttl_after_finished and uid not in self._spared:
+                self._spared.add(uid)
+                why = f"ttlAfterFinished does nothing: the Workflow is kept by {by}"
+                await post_event(self._world.kube, obj, "Normal", "NotDeleted", why)
+            return
+        now = self._world.kube.now()
+        if (wait := max(due - now, self._next_deletion - now)) > 0:
+            self._world.wake.workflow(key, wait)
+            return
+        self._next_deletion = now + DELETION_PERIOD
+        meta = obj["metadata"]
+        await self._world.kube.delete(WORKFLOWS, *key, meta["uid"], version=meta["resourceVersion"])
+
+    async def _make(self, key: WorkflowKey, obj: Json, p: Pass) -> None:
+        """Makes the ApprovalRequests and children that the state says are there."""
+        calls = bool(called_by(p.spec))
+        asks = any(row.phase == "Waiting" for row in _status(obj).steps or [])
+        asks = asks or any(getattr(one, "steps", None) for one in p.frames.main.specs.values())
+        if not (calls or asks) or p.run.finished_for_good:
+            if calls:
+                self._tell_children(key, obj, set())
+            return
+        try:
+            approvals, children = wanted_approvals(p), wanted_children(p)
+        except NotYetKnownError:
+            try:
+                await self._world.library.supply(key[0], p.facts)
+                approvals, children = wanted_approvals(p), wanted_children(p)
+            except (ArtifactStoreError, NotYetKnownError) as error:
+                raise RetryLaterError(f"what has to be made can't be told: {error}") from error
+        for approval in approvals:
+            await make_approval(self._world, obj, approval)
+        for child in children:
+            await make_child(self._world, obj, child)
+        if calls:
+            self._tell_children(key, obj, children_under_way(p))
+
+    def _tell_children(self, key: WorkflowKey, obj: Json, under_way: set[str]) -> None:
+        """Wakes the children: they look at what is above them; the others are to end."""
+        uid = obj["metadata"]["uid"]
+        for child in self._world.workflows.in_namespace(key[0]):
+            if owned_by(child, uid) and not (child.get("status") or {}).get("finishedAt"):
+                if child["metadata"]["name"] not in under_way:
+                    self._abandoned.add(child["metadata"]["uid"])
+                self._world.wake.workflow(key_of(child))
+
+    async def _share(self, key: WorkflowKey, p: Pass) -> None:
+        """Keeps results for others, and lets them begin who waited for one."""
+        if p.to_memoize:
+            try:
+                await self._world.library.memoize(p, p.to_memoize)
+            except ArtifactStoreError as error:
+                log.warning("results are not kept for other runs: %s", error)
+        places = {
+            frame.place(frame.specs[name], index)
+            for frame in p.frames.all()
+            for name, step in frame.steps.items()
+            if frame.specs[name].memoize is not None
+            for index, node in enumerate(step.nodes)
+            if node.memo is not None and not node.final
+        }
+        for waiting in self._world.flights.settle(key, places):
+            self._world.wake.workflow(waiting)
 
     def _run(self, obj: Json, record: _Record, previous: WorkflowStatus) -> Run | Problem:
         version = obj["metadata"]["resourceVersion"]
@@ -223,12 +433,23 @@ class Workflows:
         return record.run
 
     def _agents(self, key: WorkflowKey, spec: WorkflowSpec, run: Run) -> dict[str, AgentView]:
-        names = _agents_of(spec)
+        names = self._agents_of(key, spec)
         if not run.finished_for_good:
             for name in names:
                 self._world.users.setdefault((key[0], name), set()).add(key)
         views = {name: self._world.agent_view((key[0], name)) for name in names}
         return {name: view for name, view in views.items() if view is not None}
+
+    def _agents_of(self, key: WorkflowKey, spec: WorkflowSpec) -> set[str]:
+        """The Agents that the steps name; all of the namespace where one is looked for."""
+        steps = all_steps([*(spec.steps or []), *(spec.on_exit or [])])
+        names = {step.agent_ref.name for step in steps if step.agent_ref is not None}
+        if any(step.tool is not None for step in steps):
+            names.add(TOOL_RUNNER)
+        if any(step.agent_selector is not None for step in steps):
+            names |= {obj["metadata"]["name"] for obj in self._world.agents.in_namespace(key[0])}
+            names.add(ANY_AGENT)
+        return names
 
     async def _commit(
         self, key: WorkflowKey, obj: Json, record: _Record, p: Pass, previous: WorkflowStatus
@@ -253,10 +474,15 @@ class Workflows:
         return written
 
     async def _stall(
-        self, obj: Json, record: _Record, previous: WorkflowStatus, problems: list[Problem]
+        self,
+        obj: Json,
+        record: _Record,
+        spec: WorkflowSpec | None,
+        previous: WorkflowStatus,
+        problems: list[Problem],
     ) -> None:
         status = stalled_status(
-            record.checked[1] if record.checked else None,
+            spec,
             problems,
             record.uid,
             previous,
@@ -273,16 +499,12 @@ class Workflows:
         await post_event(self._world.kube, written, "Warning", reason, status.message or "")
 
     def _acknowledge(
-        self, key: WorkflowKey, results: Mapping[str, Result], spec: WorkflowSpec
+        self, key: WorkflowKey, results: Mapping[str, Result], agents: Mapping[str, str | None]
     ) -> None:
-        agents = {
-            step.name: step.agent_ref.name
-            for step in [*(spec.steps or []), *(spec.on_exit or [])]
-            if step.agent_ref is not None
-        }
         for result in results.values():
-            agent = agents.get(result.attempt_id.split(".")[1], "")
-            self.on_usage((key[0], agent), result.used)
+            agent = agents.get(result.attempt_id)
+            if agent is not None:
+                self.on_usage((key[0], agent), result.used)
             pod = self._world.pods.by_uid(result.worker_uid)
             if pod is not None:
                 self._world.attempts.ack(result.attempt_id, worker_of(pod))
@@ -296,19 +518,15 @@ class Workflows:
                 used.unpriced_requests,
             )
 
-    def _act(
+    async def _act(
         self, key: WorkflowKey, obj: Json, p: Pass, payloads: Mapping[str, Payload], record: _Record
     ) -> None:
         """Makes what runs be what the status says."""
         world = self._world
-        for attempt_id in running_attempts(p):
+        for attempt_id, place in running_attempts(p).items():
             if world.attempts.following(attempt_id) or attempt_id in record.results:
                 continue
-            try:
-                payload = payloads.get(attempt_id) or payload_of(p, attempt_id)
-            except ExpressionError as error:
-                log.error("attempt %s can't be rendered again: %s", attempt_id, error)
-                continue
+            payload = payloads.get(attempt_id) or await self._payload(key, p, attempt_id, place)
             if payload is not None:
                 world.attempts.follow(
                     payload, world.book(key[0]), self._inbox(key, record), correlation_id(obj)
@@ -318,6 +536,22 @@ class Workflows:
                 world.attempts.cancel(
                     attempt_id, worker, world.book(key[0]), self._inbox(key, record)
                 )
+
+    async def _payload(
+        self, key: WorkflowKey, p: Pass, attempt_id: str, place: Place
+    ) -> Payload | None:
+        """What a running attempt was sent, after a restart; None if that can't be told any more."""
+        try:
+            try:
+                return payload_at(p, place)
+            except NotYetKnownError:
+                await self._world.library.supply(key[0], p.facts)
+                return payload_at(p, place)
+        except ArtifactStoreError as error:
+            raise RetryLaterError(f"outputs can't be read: {error}") from error
+        except (ExpressionError, NotYetKnownError) as error:
+            log.error("attempt %s can't be rendered again: %s", attempt_id, error)
+            return None
 
     def _inbox(self, key: WorkflowKey, record: _Record) -> Deliver:
         def deliver(result: Result) -> None:
@@ -333,17 +567,18 @@ class Workflows:
         record: _Record,
         run: Run,
         spec: WorkflowSpec,
-        running: Mapping[str, Worker],
         freed: set[ObjectKey],
     ) -> None:
         """Frees slots, and wakes who waited for them; ``freed`` were so before."""
-        freed = freed | self._world.slots.keep_only(key, running)
+        freed = freed | self._world.slots.keep_only(key, _on_workers(run))
+        self._settle_budgets(key, spec, run)
         if run.finished_for_good:
             freed |= self._world.slots.forget(key)
             self._no_longer_uses(key)
             if not run.unsettled:
-                record.run = record.checked = None
-        agents = {(key[0], name) for name in _agents_of(spec)}
+                record.run = None
+                self._specs.forget(record.uid)
+        agents = {(key[0], name) for name in self._agents_of(key, spec)}
         for waiting in self._world.slots.waiting_for(freed):
             if waiting != key:
                 self._world.wake.workflow(waiting)
@@ -351,6 +586,18 @@ class Workflows:
             self._world.wake.workflow(waiting, COALESCE)
         for agent in agents:
             self._tell_demand(agent)
+
+    def _settle_budgets(self, key: WorkflowKey, spec: WorkflowSpec, run: Run) -> None:
+        """What the run holds of its Agents' budgets is what its state says."""
+        held = {
+            attempt: ((key[0], agent), reservation)
+            for attempt, (agent, reservation) in _reservations(spec, run).items()
+            if self._world.agent_budget((key[0], agent)) is not None
+        }
+        for agent_key in self._world.budgets.hold_only(key, held):
+            for waiting in self._world.users.get(agent_key, ()):
+                if waiting != key:
+                    self._world.wake.workflow(waiting, COALESCE)
 
     def _tell_demand(self, agent: ObjectKey) -> None:
         """Wakes an Agent if more or less is asked of it: at once where nothing waited before."""
@@ -372,6 +619,12 @@ class Workflows:
         if record is None:
             return
         world = self._world
+        self._specs.forget(record.uid)
+        self._abandoned.discard(record.uid)
+        self._spared.discard(record.uid)
+        world.budgets.hold_only(key, {})
+        for waiting in world.flights.settle(key, set()):
+            world.wake.workflow(waiting)
         for attempt_id, worker in world.slots.workers_of(key).items():
             deliver = self._afterlife(world.slots.agent_on(worker.uid), worker)
             world.attempts.cancel(attempt_id, worker, world.book(key[0]), deliver)
@@ -441,14 +694,6 @@ def _too_large(obj: Json) -> tuple[int, int] | None:
     return (size, limit) if size > limit else None
 
 
-def _agents_of(spec: WorkflowSpec) -> set[str]:
-    return {
-        step.agent_ref.name
-        for step in [*(spec.steps or []), *(spec.on_exit or [])]
-        if step.agent_ref is not None
-    }
-
-
 def correlation_id(obj: Json) -> str:
     """The user's correlation id, or the run's."""
     annotations = obj["metadata"].get("annotations") or {}
@@ -476,15 +721,43 @@ def _status(obj: Json) -> WorkflowStatus:
 
 def _on_workers(run: Run) -> dict[str, Worker]:
     """The attempts that hold a slot: those that run, and those that are being cancelled."""
-    steps = {**run.steps, **run.exit_steps}
     running = {
-        state.attempt_id(run.run_id, name, index, node.attempt): node.worker
-        for name, step in steps.items()
-        if not step.final
-        for index, node in enumerate(step.nodes)
+        state.attempt_id(run.run_id, path, index, node.attempt, node.iteration): node.worker
+        for path, index, node in _open_nodes({**run.steps, **run.exit_steps})
         if node.worker is not None
     }
     return running | run.unsettled
+
+
+def _open_nodes(steps: Mapping[str, Step], prefix: str = "") -> Iterator[tuple[str, int, Node]]:
+    """The items that have not ended, nested ones too: (path of the step, item, node)."""
+    for name, step in steps.items():
+        if step.final:
+            continue
+        for index, node in enumerate(step.nodes):
+            if node.final:
+                continue
+            yield prefix + name, index, node
+            if node.steps:
+                inner = f"{prefix}{name}~{index}~{node.iteration}~"
+                yield from _open_nodes(node.steps, inner)
+
+
+def _reservations(spec: WorkflowSpec, run: Run) -> dict[str, tuple[str, Reservation]]:
+    """What the run's attempts hold of budgets, and whose Agent they are of."""
+    held = {
+        state.attempt_id(run.run_id, path, index, node.attempt, node.iteration): Reservation(
+            node.reserved, node.reserved_tokens
+        )
+        for path, index, node in _open_nodes({**run.steps, **run.exit_steps})
+        if node.worker is not None and (node.reserved is not None or node.reserved_tokens)
+    }
+    held |= {attempt: Reservation(cost, 0) for attempt, cost in run.unsettled_cost.items()}
+    return {
+        attempt: (agent, reservation)
+        for attempt, reservation in held.items()
+        if (agent := agent_of_attempt(spec, run, attempt)) is not None
+    }
 
 
 def _on_workers_of(status: WorkflowStatus) -> dict[str, Worker]:

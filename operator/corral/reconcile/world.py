@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from corral.api.agent import AgentSpec
+from corral.api.agent import AgentBudget, AgentSpec
 from corral.api.attempt import AttemptReport
 from corral.api.errors import Reason
 from corral.api.model import ModelSpec
@@ -16,14 +17,31 @@ from corral.dispatch.attempts import Attempts
 from corral.dispatch.client import WorkerClient
 from corral.kube.client import Json, Kind, Kube
 from corral.kube.tokens import Tokens
-from corral.plan.agent import Readiness, agent_problems, revision
-from corral.plan.observed import AgentView
+from corral.plan.agent import (
+    Readiness,
+    agent_problems,
+    approvers_of,
+    models_used,
+    revision,
+    self_approved,
+    tool_runner,
+)
+from corral.plan.names import TOOL_RUNNER
+from corral.plan.observed import AgentView, Rates
+from corral.plan.rates import fallback_of, rates_of
 from corral.plan.state import Consumption, priced
 from corral.plan.validate import Problem
+from corral.reconcile.budgets import Budgets
+from corral.reconcile.flights import Flights
+from corral.reconcile.library import Library
 from corral.reconcile.slots import Slots, WorkflowKey
 from corral.reconcile.store import ObjectKey, PodStore, Store
 
 Spec = TypeVar("Spec", bound=BaseModel)
+
+ZERO = Decimal(0)
+ANY_AGENT = "*"
+"""Among the users of Agents: who looks for one by what it can do."""
 
 
 def read_spec(model: type[Spec], obj: Json) -> Spec | list[Problem]:
@@ -55,6 +73,7 @@ class Wake:
     agent: Callable[..., None] = lambda *_: None
     model: Callable[..., None] = lambda *_: None
     pool: Callable[..., None] = lambda *_: None
+    cron: Callable[..., None] = lambda *_: None
 
 
 @dataclass(frozen=True)
@@ -63,6 +82,8 @@ class _Derived:
     readiness: Readiness
     spec: AgentSpec | None
     revision: str
+    rates: Rates
+    fallback: tuple[str, Rates] | None
 
 
 @dataclass
@@ -71,14 +92,20 @@ class World:
     tokens: Tokens
     worker: WorkerClient
     attempts: Attempts
+    library: Library
     image: str
     """The image of worker pods."""
     image_revision: str = ""
+    budgets: Budgets = field(default_factory=Budgets)
+    flights: Flights = field(default_factory=Flights)
     slots: Slots = field(default_factory=Slots)
     workflows: Store = field(default_factory=Store)
     agents: Store = field(default_factory=Store)
     models: Store = field(default_factory=Store)
     pools: Store = field(default_factory=Store)
+    templates: Store = field(default_factory=Store)
+    crons: Store = field(default_factory=Store)
+    approvals: Store = field(default_factory=Store)
     pods: PodStore = field(default_factory=PodStore)
     capacity: dict[ObjectKey, dict[str, Capacity]] = field(default_factory=dict)
     """By Agent and pool: whether it has workers, or why they can't start."""
@@ -101,6 +128,9 @@ class World:
             "agents": self.agents,
             "models": self.models,
             "agentpools": self.pools,
+            "workflowtemplates": self.templates,
+            "cronworkflows": self.crons,
+            "approvalrequests": self.approvals,
             "pods": self.pods,
         }
         return stores[kind.plural]
@@ -122,7 +152,10 @@ class World:
         return found
 
     def agent_spec(self, key: ObjectKey) -> AgentSpec | list[Problem] | None:
+        """An Agent's spec, or what is wrong with it; None if there is none."""
         obj = self.agents.get(key)
+        if obj is None and key[1] == TOOL_RUNNER:
+            return tool_runner()
         return None if obj is None else read_spec(AgentSpec, obj)
 
     def _derived(self, key: ObjectKey) -> "_Derived":
@@ -131,7 +164,15 @@ class World:
         known = self._agents.get(key)
         if known is None or known.changes != changes:
             readiness, spec = self._judge(key)
-            known = _Derived(changes, readiness, spec, self._revision(key, spec) if spec else "")
+            used = self.used_models(key[0], spec) if spec else {}
+            known = _Derived(
+                changes,
+                readiness,
+                spec,
+                revision(spec, used) if spec else "",
+                _rates(spec, used),
+                fallback_of(spec, used, price) if spec else None,
+            )
             self._agents[key] = known
         return known
 
@@ -146,24 +187,28 @@ class World:
             return Readiness(False, Reason.AGENT_NOT_FOUND, f"there is no Agent {key[1]!r}"), None
         if isinstance(spec, list):
             return Readiness.of(spec), None
+        if self.agents.get(key) is None:
+            return Readiness.of([]), spec  # the tool runner, which has no Model
         return Readiness.of(agent_problems(spec, self.models_of(key[0]))), spec
 
     def used_models(self, namespace: str, spec: AgentSpec) -> dict[str, ModelSpec]:
         """The Models that an Agent refers to, by name."""
-        models = self.models_of(namespace)
-        name = spec.model_ref.name if spec.model_ref else ""
-        return {name: models[name]} if name in models else {}
+        return models_used(spec, self.models_of(namespace))
 
     def agent_revision(self, key: ObjectKey) -> str:
         """What tells how an Agent that can be read answers; empty for any other."""
         return self._derived(key).revision
 
-    def _revision(self, key: ObjectKey, spec: AgentSpec) -> str:
-        return revision(spec, self.used_models(key[0], spec))
+    def agent_budget(self, key: ObjectKey) -> AgentBudget | None:
+        """The budget of an Agent that can be read and has one."""
+        if self.agents.get(key) is None:
+            return None
+        spec = self._derived(key).spec
+        return spec.budget if spec else None
 
     def agent_view(self, key: ObjectKey) -> AgentView | None:
         """An Agent as a workflow sees it; None if there is none."""
-        if self.agents.get(key) is None:
+        if self.agents.get(key) is None and key[1] != TOOL_RUNNER:
             return None
         derived = self._derived(key)
         readiness, spec = derived.readiness, derived.spec
@@ -177,6 +222,17 @@ class World:
             reason=readiness.reason,
             message=readiness.message,
             capacity_problem=self.capacity_problem(key, spec)[1],
+            capabilities=frozenset(spec.capabilities or ()),
+            busy=self.slots.queued(key) + self.slots.running(key),
+            slots=self.slots.capacity(key),
+            rates=derived.rates,
+            fallback=derived.fallback,
+            limits_cost=spec.budget is not None and spec.budget.max_cost_usd is not None,
+            limits_tokens=spec.budget is not None and spec.budget.max_tokens is not None,
+            budget_action=spec.budget.on_exceeded if spec.budget else "Suspend",
+            resets_at=self.budgets.resets_at(key),
+            approvers=approvers_of(spec),
+            self_approval=self_approved(spec),
         )
 
     def capacity_problem(self, key: ObjectKey, spec: AgentSpec) -> tuple[Reason, str]:
@@ -213,6 +269,12 @@ class World:
             return total
 
         return consumption
+
+
+def _rates(spec: AgentSpec | None, models: dict[str, ModelSpec]) -> Rates:
+    if spec is None or spec.model_ref is None:  # a tool call asks no model
+        return Rates(call_input_tokens=0, call_output_tokens=0, input_usd=ZERO, output_usd=ZERO)
+    return rates_of(spec, models, spec.model_ref.name, price)
 
 
 def with_status(obj: Json, status: BaseModel) -> Json:

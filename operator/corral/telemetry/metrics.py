@@ -39,6 +39,20 @@ POOL_REPLICAS = Gauge(
 POOL_STEPS = Gauge(
     "corral_pool_steps", "Attempts of a pool: queued, running.", ["namespace", "pool", "state"]
 )
+ARTIFACT_CALLS = Counter(
+    "corral_artifact_store_calls_total",
+    "Calls to the artifact store: ok, missing (no such artifact), error (after all tries).",
+    ["operation", "outcome"],
+)
+ARTIFACT_SECONDS = Histogram(
+    "corral_artifact_store_duration_seconds",
+    "How long calls to the artifact store took, all tries together.",
+    ["operation"],
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+ARTIFACT_STORE_USABLE = Gauge(
+    "corral_artifact_store_usable", "0 while the artifact store rests after failures, else 1."
+)
 
 
 def forget_pool(namespace: str, pool: str) -> None:

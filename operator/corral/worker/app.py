@@ -37,6 +37,7 @@ from corral.worker.auth import TokenVerifier
 from corral.worker.card import agent_card
 from corral.worker.gate import LEASE_SECONDS, Gate
 from corral.worker.handler import WorkerRequestHandler
+from corral.worker.headers import HeaderSource, missing_header, no_headers
 from corral.worker.keys import KeySource, missing_key
 from corral.worker.metrics import WorkerMetrics
 from corral.worker.refusals import to_a2a
@@ -62,6 +63,7 @@ class Worker:
         pod_uid: this pod's, which tokens must be made out to.
         keys: from a Model's name to its API key.
         identity: reads the operator's identity again, when its keys may have changed.
+        headers: from a tool's and a header's name to the header's value.
     """
 
     def __init__(
@@ -71,11 +73,15 @@ class Worker:
         keys: KeySource,
         identity: Callable[[], OperatorIdentity] | None = None,
         now: Callable[[], float] = time,
+        headers: HeaderSource = no_headers,
     ) -> None:
         self.config = config
         self._keys = keys
-        self.runtime = AgentRuntime(config.agent, config.agent_name, config.models, keys)
+        self._headers = headers
         self.metrics = WorkerMetrics()
+        self.runtime = AgentRuntime(
+            config.agent, config.agent_name, config.models, keys, headers, self.metrics.tool_ended
+        )
         self.gate = Gate(pod_uid)
         self.table = AttemptTable(
             config.concurrency, obstacle=self.problem, on_end=self.metrics.attempt_ended
@@ -88,7 +94,11 @@ class Worker:
 
     def problem(self) -> str | None:
         """Why the worker is not ready, in a sentence; it may pass when a key is mounted."""
-        return self.runtime.problem() or missing_key(self.config.models, self._keys)
+        return (
+            self.runtime.problem()
+            or missing_key(self.config.models, self._keys)
+            or missing_header(self.config.agent.tools, self._headers)
+        )
 
     def inventory(self) -> Inventory:
         """What the worker holds."""

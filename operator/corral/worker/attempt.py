@@ -17,6 +17,8 @@ class State(StrEnum):
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     CANCELED = "CANCELED"
+    INPUT_REQUIRED = "INPUT_REQUIRED"
+    """It has ended here: another attempt goes on when a person has decided."""
 
 
 class RefusedError(Exception):

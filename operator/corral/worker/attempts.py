@@ -229,10 +229,14 @@ class AttemptTable:
             attempt.state = State.FAILED
         elif attempt.cancelled and (attempt.task is None or attempt.task.cancelled()):
             attempt.state = State.CANCELED
+        elif outcome.input_required is not None:
+            attempt.state = State.INPUT_REQUIRED
         else:
             attempt.state = State.COMPLETED
         attempt.job = _spent  # it holds the input, which is not needed any more
         attempt.size = _ENTRY_BYTES + len(compact_json(outcome.output).encode(errors="replace"))
+        if outcome.input_required is not None:
+            attempt.size += len(outcome.input_required.conversation)
         self.unacked_bytes += attempt.size
         attempt.ended.set()
         self._on_end(attempt)

@@ -11,8 +11,10 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
 from corral.api.errors import ErrorClass
-from corral.api.model import ModelSpec
+from corral.api.model import SIMULATED, ModelSpec
 from corral.api.types import seconds
+from corral.worker.caps import Caps
+from corral.worker.chain import Link, ModelChain
 from corral.worker.failures import answered, classify, simulated_answer
 from corral.worker.outcome import AttemptFailedError, ModelCall, UsageMeter
 from corral.worker.providers import FINGERPRINT
@@ -23,20 +25,24 @@ from corral.worker.schema import OutputSchema, parse_json_answer
 class CallContext:
     """What the calls of one attempt share."""
 
-    model_ref: str
-    spec: ModelSpec
+    chain: ModelChain
+    caps: Caps
     schema: OutputSchema | None
     meter: UsageMeter
-    choose: Callable[[], tuple[Model, str | None]]
-    """The model to call now, and its key; asked before every call."""
-    presume_simulated: Callable[[bool | None], bool]
-    """Told what an answer said about simulation (None: no answer); tells what to count."""
+    choose: Callable[[Link, int], tuple[Model, str | None]]
+    """The model for the attempt's call of this number, and its key; asked before every call."""
+    settings: Callable[[ModelSpec], ModelSettings]
+    presume_simulated: Callable[[str, bool | None], bool]
+    """Told what a Model's answer said about simulation (None: no answer); tells what to count."""
+    simulated_call: Callable[[Link, int], ModelCall]
+    """What that call counts where the Model is simulated."""
+    calls: int = 0
     failure: AttemptFailedError | None = field(default=None)
     """How the last call failed, whatever pydantic-ai makes of the exception."""
 
 
 class MeteredModel(WrapperModel):
-    """A model whose every call is measured, bounded and classified.
+    """A model whose every call is measured, bounded and classified; or else another one.
 
     Usage is added to the attempt's meter the moment a call ends, in whatever way it ends, so it
     doesn't matter what becomes of the attempt afterwards.
@@ -52,45 +58,71 @@ class MeteredModel(WrapperModel):
         super().__init__(wrapped)
         self._context = context
 
+    def prepare_messages(
+        self,
+        messages: list[ModelMessage],
+        model_request_parameters: ModelRequestParameters | None = None,
+    ) -> list[ModelMessage]:
+        """Left to each call, since the next one may be another Model's."""
+        return messages
+
     async def request(
         self,
         messages: list[ModelMessage],
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        """Calls the model once.
+        """Calls the Model, and after an error that a fallback is meant for that one.
 
         Raises:
-            AttemptFailedError: with the class that fits.
+            AttemptFailedError: with the class that fits; Budget if a cap is reached.
         """
         context = self._context
         parameters = self._with_schema(model_request_parameters)
-        self.wrapped, key = context.choose()
+        while True:
+            try:
+                context.caps.check(context.meter)
+                return await self._call(messages, parameters)
+            except AttemptFailedError as failed:
+                if not context.chain.fall_back(failed):
+                    context.failure = context.chain.told(failed)
+                    raise context.failure from None
+
+    async def _call(
+        self, messages: list[ModelMessage], parameters: ModelRequestParameters
+    ) -> ModelResponse:
+        context, link = self._context, self._context.chain.now
+        context.calls += 1
+        self.wrapped, key = context.choose(link, context.calls)
+        prepared = self.wrapped.prepare_messages(messages, parameters)
+        settings = context.settings(link.spec)
         started = monotonic()
         try:
-            async with asyncio.timeout(seconds(context.spec.timeout)) as scope:
-                response = await self.wrapped.request(messages, model_settings, parameters)
+            async with asyncio.timeout(seconds(link.spec.timeout)) as scope:
+                response = await self.wrapped.request(prepared, settings, parameters)
         except Exception as error:
             if isinstance(error, TimeoutError) and scope.expired():
                 failed = AttemptFailedError(
                     ErrorClass.MODEL_UNAVAILABLE,
-                    f"Model {context.model_ref} did not answer within {context.spec.timeout}.",
+                    f"Model {link.name} did not answer within {link.spec.timeout}.",
                 )
             else:
-                failed = classify(error, context.model_ref, key)
+                failed = classify(error, link.name, key)
             said = answered(error)
-            self._count(started, simulated_answer(error), failed.error_class, unanswered=not said)
-            context.failure = failed
+            self._count(
+                link, started, simulated_answer(error), failed.error_class, unanswered=not said
+            )
             raise failed from None
         except BaseException:
-            self._count(started, None, None, unanswered=True)
+            self._count(link, started, None, None, unanswered=True)
             raise
         fingerprint = (response.provider_details or {}).get(FINGERPRINT)
-        self._count(started, fingerprint == "simulated", None, response)
+        self._count(link, started, fingerprint == "simulated", None, response)
         return self._understood(response, parameters)
 
     def _count(
         self,
+        link: Link,
         started: float,
         simulated: bool | None,
         error_class: ErrorClass | None,
@@ -99,12 +131,15 @@ class MeteredModel(WrapperModel):
         unanswered: bool = False,
     ) -> None:
         context = self._context
+        if link.spec.provider == SIMULATED:
+            context.meter.add(context.simulated_call(link, context.calls))
+            return
         context.meter.add(
             ModelCall(
-                model_ref=context.model_ref,
-                provider=context.spec.provider,
-                model=context.spec.name,
-                simulated=context.presume_simulated(simulated),
+                model_ref=link.name,
+                provider=link.spec.provider,
+                model=link.spec.name,
+                simulated=context.presume_simulated(link.name, simulated),
                 input_tokens=response.usage.input_tokens if response else 0,
                 output_tokens=response.usage.output_tokens if response else 0,
                 cached_input_tokens=response.usage.cache_read_tokens if response else 0,

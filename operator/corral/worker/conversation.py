@@ -1,6 +1,7 @@
-"""The turns of one attempt with a real model, on pydantic-ai. Imported on the first use."""
+"""The turns of one attempt with models and tools, on pydantic-ai. Imported on the first use."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +10,27 @@ from pydantic_ai import Agent, ModelRetry, RunContext, StructuredDict, ToolOutpu
 from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitExceeded
 from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import DeferredToolRequests
+from pydantic_ai.toolsets import AbstractToolset
+from pydantic_ai.usage import RunUsage
 
 from corral.api.agent import AgentSpec
+from corral.api.attempt import InputRequired
 from corral.api.errors import ErrorClass
-from corral.api.model import OWN_PROTOCOL, ModelSpec
+from corral.api.model import OWN_PROTOCOL, SIMULATED, ModelSpec
 from corral.worker.addresses import unsupported
 from corral.worker.calls import CallContext, MeteredModel
+from corral.worker.chain import Link
 from corral.worker.failures import classify
+from corral.worker.headers import HeaderSource
 from corral.worker.keys import KeySource
-from corral.worker.outcome import AttemptFailedError
+from corral.worker.outcome import AttemptFailedError, ToolObserver
 from corral.worker.providers import Clients
-from corral.worker.question import Question
+from corral.worker.question import ANSWER, Question
 from corral.worker.schema import OutputSchema
-from corral.worker.simulated import MAX_REASKS
+from corral.worker.scripted import ScriptedModel
+from corral.worker.simulated import MAX_REASKS, SimulatedModels
+from corral.worker.tool_identity import Identity
 
 _HEADER_VALUE = re.compile(r"[!-~]{1,512}")
 """What may go into a header: a correlation id is whatever a person wrote."""
@@ -36,76 +45,155 @@ class _Run:
 
 
 class Conversation:
-    """Asks real models on behalf of one Agent."""
+    """Asks models on behalf of one Agent, and calls its tools for them."""
 
-    def __init__(self, agent: AgentSpec, name: str, keys: KeySource) -> None:
+    def __init__(
+        self,
+        agent: AgentSpec,
+        name: str,
+        keys: KeySource,
+        headers: HeaderSource,
+        simulated: SimulatedModels,
+        observe: ToolObserver,
+    ) -> None:
         self._spec = agent
+        self._name = name
         self._keys = keys
+        self._headers = headers
+        self._observe = observe
+        self._simulations = simulated
         self._clients = Clients()
         self._simulated: dict[str, bool] = {}
+        tools = [DeferredToolRequests] if agent.tools else []
         common: dict[str, Any] = {
             "name": name,
             "instructions": agent.instructions or None,
             "deps_type": _Run,
             "retries": {"tools": MAX_REASKS, "output": MAX_REASKS},
         }
-        self._text: Agent[_Run, Any] = Agent(output_type=str, **common)
+        self._text: Agent[_Run, Any] = Agent(output_type=[str, *tools], **common)
         self._structured: Agent[_Run, Any] = Agent(
-            output_type=ToolOutput(
-                StructuredDict({"type": "object"}),
-                name="answer",
-                description="Gives the answer. It ends the conversation.",
-                strict=False,
-            ),
+            output_type=[
+                ToolOutput(
+                    StructuredDict({"type": "object"}),
+                    name=ANSWER,
+                    description="Gives the answer. It ends the conversation.",
+                    strict=False,
+                ),
+                *tools,
+            ],
             **common,
         )
         self._structured.output_validator(_fitting)
 
-    async def answer(self, question: Question, model_ref: str, spec: ModelSpec) -> JsonValue:
-        """The model's text, or its value that fits the schema.
+    async def answer(self, question: Question) -> JsonValue | InputRequired:
+        """The model's text, or its value that fits the schema; or the calls to be approved.
 
         Raises:
             AttemptFailedError: with the class and a message.
         """
-        wrong = unsupported(model_ref, spec)
-        if wrong:
-            raise AttemptFailedError(ErrorClass.MODEL_UNAVAILABLE, wrong)
-        context = CallContext(
-            model_ref=model_ref,
-            spec=spec,
-            schema=question.schema,
-            meter=question.meter,
-            choose=lambda: self._choose(model_ref, spec),
-            presume_simulated=lambda said: self._presume_simulated(model_ref, said),
-        )
-        run = _Run(question.schema)
+        chain, context = question.chain, self._context(question)
+        usage = RunUsage()
+        while True:
+            run = _Run(question.schema)
+            try:
+                return await self._run(question, context, run, usage)
+            except UsageLimitExceeded:
+                raise chain.told(self._out_of_turns(run)) from None
+            except AttemptFailedError as failed:
+                # A call's own failure has been through the chain; an answer that never fits has
+                # not. The next Model begins anew: its calls of tools have the same effect keys.
+                if not chain.fall_back(failed):
+                    raise
+
+    async def _run(
+        self, question: Question, context: CallContext, run: _Run, usage: RunUsage
+    ) -> JsonValue | InputRequired:
         agent = self._text if question.schema is None else self._structured
         limits = self._spec.limits
+        asked: dict[str, Any] = {"user_prompt": question.prompt}
+        if question.conversation is not None:
+            from corral.worker.approvals import resumed
+
+            history, decisions = resumed(question.conversation, question.decisions)
+            asked = {"message_history": history, "deferred_tool_results": decisions}
         try:
             result = await agent.run(
-                question.prompt,
+                **asked,
                 deps=run,
-                model=MeteredModel(self._choose(model_ref, spec)[0], context),
-                model_settings=self._settings(question, spec),
+                model=MeteredModel(context.choose(question.chain.now, 0)[0], context),
+                usage=usage,
                 usage_limits=UsageLimits(
                     request_limit=limits.max_turns, tool_calls_limit=limits.max_tool_calls
                 ),
+                toolsets=self._toolsets(question),
             )
-        except (AttemptFailedError, UsageLimitExceeded, UnexpectedModelBehavior) as error:
-            raise context.failure or self._gave_up(error, model_ref, run) from None
+        except UsageLimitExceeded:
+            if context.failure is not None:
+                raise context.failure from None
+            raise
+        except (AttemptFailedError, UnexpectedModelBehavior) as error:
+            failed = context.failure
+            if failed is None:
+                gave_up = self._gave_up(error, question.chain.now.name, run)
+                failed = question.chain.told(gave_up)
+            raise failed from None
         output = result.output
-        return output if question.schema is None else question.schema.unwrap(output)
+        if isinstance(output, DeferredToolRequests):
+            from corral.worker.approvals import input_required
 
-    def warm_up(self, model_ref: str, spec: ModelSpec) -> None:
-        """Imports the provider's client and builds it."""
-        if unsupported(model_ref, spec) is None:
-            self._clients.get(model_ref, spec, self._keys(model_ref))
+            return input_required(result.all_messages(), output.approvals)
+        if question.schema is None:
+            return str(output)
+        return question.schema.unwrap(output)
+
+    def warm_up(self, models: Mapping[str, ModelSpec]) -> None:
+        """Imports the providers' clients and builds them."""
+        for name, spec in models.items():
+            if spec.provider == SIMULATED:
+                ScriptedModel(self._simulations.get(name, spec), "", 0)
+            elif unsupported(name, spec) is None:
+                self._clients.get(name, spec, self._keys(name))
+        if self._spec.tools:
+            import corral.worker.toolset  # noqa: F401
 
     async def aclose(self) -> None:
         """Closes the clients."""
         await self._clients.aclose()
 
+    def _context(self, question: Question) -> CallContext:
+        def choose(link: Link, call: int) -> tuple[Model, str | None]:
+            if link.spec.provider == SIMULATED:
+                simulated = self._simulations.get(link.name, link.spec)
+                return ScriptedModel(simulated, question.attempt_id, call), None
+            return self._choose(link.name, link.spec)
+
+        return CallContext(
+            chain=question.chain,
+            caps=question.caps,
+            schema=question.schema,
+            meter=question.meter,
+            choose=choose,
+            settings=lambda spec: self._settings(question, spec),
+            presume_simulated=self._presume_simulated,
+            simulated_call=lambda link, call: self._simulations.get(link.name, link.spec).counted(
+                question.attempt_id, call
+            ),
+        )
+
+    def _toolsets(self, question: Question) -> list[AbstractToolset[Any]]:
+        if not self._spec.tools:
+            return []
+        from corral.worker.toolset import AgentTools
+
+        identity = Identity(question.attempt_id, question.effect_key, question.correlation_id)
+        limit = self._spec.limits.max_tool_calls
+        return [AgentTools(self._spec.tools, self._headers, identity, limit, self._observe)]
+
     def _choose(self, model_ref: str, spec: ModelSpec) -> tuple[Model, str | None]:
+        wrong = unsupported(model_ref, spec)
+        if wrong:
+            raise AttemptFailedError(ErrorClass.MODEL_UNAVAILABLE, wrong)
         key = self._keys(model_ref)
         if key is None and spec.api_key_secret_ref is not None:
             secret = spec.api_key_secret_ref
@@ -146,21 +234,27 @@ class Conversation:
             }
         return settings
 
+    def _out_of_turns(self, run: _Run) -> AttemptFailedError:
+        limits = self._spec.limits
+        return AttemptFailedError(
+            ErrorClass.INVALID_OUTPUT,
+            f"There was no valid answer within the Agent's limits (maxTurns {limits.max_turns}"
+            + ("" if limits.max_tool_calls is None else f", maxToolCalls {limits.max_tool_calls}")
+            + ")."
+            + (f" {run.problem}" if run.problem else ""),
+        )
+
     def _gave_up(self, error: Exception, model_ref: str, run: _Run) -> AttemptFailedError:
-        detail = f" {run.problem}" if run.problem else ""
-        if isinstance(error, UsageLimitExceeded):
-            limits = self._spec.limits
+        if type(error) is UnexpectedModelBehavior and "max retries count" in str(error):
             return AttemptFailedError(
                 ErrorClass.INVALID_OUTPUT,
-                f"There was no valid answer within the Agent's limits (maxTurns {limits.max_turns}"
-                + (f", maxToolCalls {limits.max_tool_calls}" if limits.max_tool_calls else "")
-                + f").{detail}",
+                f"Model {model_ref} kept calling tools that it does not have, or wrongly.",
             )
         if run.schema is not None and type(error) is UnexpectedModelBehavior:
             return AttemptFailedError(
                 ErrorClass.INVALID_OUTPUT,
                 f"The model's answer does not fit outputSchema after {MAX_REASKS} more requests."
-                + (detail or " It gave no JSON."),
+                + (f" {run.problem}" if run.problem else " It gave no JSON."),
             )
         return classify(error, model_ref, None)
 

@@ -173,8 +173,9 @@ class WorkerRequestHandler(RequestHandler):
         )
 
     def _job(self, start: Start) -> Job:
-        effect_key = start.request.effect_key if start.request else start.attempt_id
-        correlation_id = start.request.correlation_id if start.request else None
+        request = start.request
+        effect_key = request.effect_key if request else start.attempt_id
+        correlation_id = request.correlation_id if request else None
 
         async def job(meter: UsageMeter) -> AttemptOutcome:
             with log_context(correlation_id=correlation_id, attempt=start.attempt_id):
@@ -187,14 +188,15 @@ class WorkerRequestHandler(RequestHandler):
                     effect_key=effect_key,
                     correlation_id=correlation_id,
                     meter=meter,
+                    model_ref=request.model_ref if request else None,
+                    max_cost_usd=start.max_cost_usd,
+                    max_tokens=start.max_tokens,
+                    tool=request.tool if request else None,
+                    conversation=request.conversation if request else None,
+                    decisions=request.decisions if request else (),
                 )
                 outcome = _within(outcome, start.max_output_bytes)
-                error = outcome.error
-                logger.info(
-                    "An attempt failed: %s" if error else "An attempt succeeded.",
-                    *([error.message] if error else []),
-                    extra={"error_class": error.error_class} if error else None,
-                )
+                _log(outcome)
             return outcome
 
         return job
@@ -209,6 +211,17 @@ class WorkerRequestHandler(RequestHandler):
 
     def _task(self, attempt: Attempt) -> a2a_pb2.Task:
         return to_task(attempt, self._gate.pod_uid, self._revision, self._clock())
+
+
+def _log(outcome: AttemptOutcome) -> None:
+    if outcome.error is not None:
+        extra = {"error_class": outcome.error.error_class}
+        logger.info("An attempt failed: %s", outcome.error.message, extra=extra)
+    elif outcome.input_required is not None:
+        tools = ", ".join(call.tool for call in outcome.input_required.calls)
+        logger.info("An attempt ended: a person has to approve calls of %s.", tools)
+    else:
+        logger.info("An attempt succeeded.")
 
 
 def _within(outcome: AttemptOutcome, max_output_bytes: int) -> AttemptOutcome:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from a2a.types import a2a_pb2
@@ -16,7 +17,7 @@ from google.protobuf.json_format import (  # type: ignore[import-untyped]
 from google.protobuf.struct_pb2 import Value  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
-from corral.api.attempt import EXTENSION, AttemptReport, AttemptRequest
+from corral.api.attempt import EXTENSION, AttemptReport, AttemptRequest, InputRequired
 from corral.worker.attempt import Attempt
 from corral.worker.outcome import AttemptOutcome
 from corral.worker.schema import compact_json, whole_numbers
@@ -37,6 +38,8 @@ class Start:
     schema: dict[str, Any] | None
     timeout_seconds: float | None
     max_output_bytes: int
+    max_cost_usd: Decimal | None = None
+    max_tokens: int | None = None
 
 
 def read_start(message: a2a_pb2.Message) -> Start:
@@ -66,10 +69,14 @@ def read_start(message: a2a_pb2.Message) -> Start:
     try:
         schema = json.loads(request.output_schema) if request.output_schema else None
         timeout, size = float(request.timeout_seconds), int(request.max_output_bytes)
-    except ValueError:
+        cost = None if request.max_cost_usd is None else Decimal(request.max_cost_usd)
+        tokens = None if request.max_tokens is None else int(request.max_tokens)
+    except (ValueError, InvalidOperation):
         raise InvalidParamsError("A number or the outputSchema can't be read.") from None
     if not 0 < timeout < float("inf") or size <= 0 or not isinstance(schema, dict | None):
         raise InvalidParamsError("timeoutSeconds, maxOutputBytes or outputSchema is impossible.")
+    if cost is not None and not cost.is_finite():
+        raise InvalidParamsError("maxCostUSD is impossible.")
     return Start(
         attempt_id=request.attempt_id,
         context_id=message.context_id,
@@ -79,6 +86,8 @@ def read_start(message: a2a_pb2.Message) -> Start:
         schema=schema,
         timeout_seconds=timeout,
         max_output_bytes=size,
+        max_cost_usd=cost,
+        max_tokens=tokens,
     )
 
 
@@ -94,13 +103,14 @@ def to_task(attempt: Attempt, pod_uid: str, revision: str, now: float) -> a2a_pb
         agent_revision=revision,
         usage=outcome.usage,
         error=outcome.error,
+        input_required=outcome.input_required,
         duration_seconds=f"{attempt.elapsed(now):.3f}",
     )
     task.metadata[EXTENSION] = report.to_json()
     if outcome.error is not None:
-        task.status.message.message_id = f"{attempt.attempt_id}.status"
-        task.status.message.role = a2a_pb2.ROLE_AGENT
-        task.status.message.parts.add(text=outcome.error.message)
+        _say(task, outcome.error.message)
+    elif outcome.input_required is not None:
+        _say(task, _request(outcome.input_required))
     elif attempt.state == "COMPLETED":
         part = task.artifacts.add(artifact_id="output", name="output").parts.add()
         if outcome.structured:
@@ -118,7 +128,9 @@ def output_problem(outcome: AttemptOutcome, max_bytes: int) -> str | None:
     double, nesting beyond a hundred levels.
     """
     try:
-        if outcome.structured:
+        if outcome.input_required is not None:
+            size = len(outcome.input_required.conversation)
+        elif outcome.structured:
             ParseDict(outcome.output, Value())
             size = len(compact_json(outcome.output).encode())
         else:
@@ -127,7 +139,8 @@ def output_problem(outcome: AttemptOutcome, max_bytes: int) -> str | None:
         return "The output has a text, a number or a depth that A2A can't carry."
     if size <= max_bytes:
         return None
-    return f"The output has {size} bytes, more than the {max_bytes} that are allowed."
+    what = "output" if outcome.input_required is None else "conversation until the approval"
+    return f"The {what} has {size} bytes, more than the {max_bytes} that are allowed."
 
 
 def cancelled_task(attempt_id: str) -> a2a_pb2.Task:
@@ -136,6 +149,18 @@ def cancelled_task(attempt_id: str) -> a2a_pb2.Task:
     task.status.state = a2a_pb2.TASK_STATE_CANCELED
     task.status.timestamp.GetCurrentTime()
     return task
+
+
+def _say(task: a2a_pb2.Task, text: str) -> None:
+    task.status.message.message_id = f"{task.id}.status"
+    task.status.message.role = a2a_pb2.ROLE_AGENT
+    task.status.message.parts.add(text=text)
+
+
+def _request(required: InputRequired) -> str:
+    """What has to be approved, in a sentence for a person."""
+    calls = "; ".join(f"{call.tool} with {call.arguments[:400]}" for call in required.calls)
+    return f"A person has to approve: {calls}"
 
 
 def _extension(message: a2a_pb2.Message) -> AttemptRequest | None:

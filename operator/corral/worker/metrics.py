@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import generate_latest
 
 from corral.worker.attempt import Attempt
-from corral.worker.outcome import ModelCall
+from corral.worker.outcome import ModelCall, ToolCall
 
 _CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 
@@ -33,6 +33,13 @@ class WorkerMetrics:
             "corral_worker_model_call_duration_seconds",
             "How long model calls took; error_class is empty for those that were answered.",
             ["model", "provider", "error_class"],
+            buckets=_CALL_BUCKETS,
+            registry=self.registry,
+        )
+        self._tools = Histogram(
+            "corral_worker_tool_call_duration_seconds",
+            "How long tool calls took, by the Agent's entry (empty: a step's own) and outcome.",
+            ["tool", "outcome"],
             buckets=_CALL_BUCKETS,
             registry=self.registry,
         )
@@ -64,6 +71,10 @@ class WorkerMetrics:
         for direction, count in (("input", call.input_tokens), ("output", call.output_tokens)):
             labels = self._tokens.labels(call.model_ref, call.provider, direction, simulated)
             labels.inc(count)
+
+    def tool_ended(self, call: ToolCall) -> None:
+        """Counts a tool call."""
+        self._tools.labels(call.entry, call.outcome).observe(call.seconds)
 
     def text(self) -> bytes:
         """Prometheus' text format."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from pydantic import JsonValue
 
-from corral.api.attempt import AttemptError, ModelUsage
+from corral.api.attempt import AttemptError, InputRequired, ModelUsage
 from corral.api.errors import ErrorClass
 
 MESSAGE_LENGTH = 1024
@@ -44,6 +45,33 @@ class ModelCall:
 
 
 CallObserver = Callable[[ModelCall], None]
+
+
+class ToolOutcome(StrEnum):
+    """How a tool call ended."""
+
+    ANSWERED = "Answered"
+    FAILED = "Failed"
+    """The tool said so."""
+    UNREACHABLE = "Unreachable"
+    """There was no answer, or none that can be read."""
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call of a tool."""
+
+    entry: str
+    """The Agent's entry that the tool belongs to; empty for a step's call."""
+    seconds: float
+    outcome: ToolOutcome
+
+
+ToolObserver = Callable[[ToolCall], None]
+
+
+def unobserved(call: ToolCall) -> None:
+    """Where nobody counts."""
 
 
 class UsageMeter:
@@ -97,10 +125,12 @@ class UsageMeter:
 
 @dataclass(frozen=True)
 class AttemptOutcome:
-    """What an attempt came to: an output, or an error; the usage either way."""
+    """What an attempt came to: an output, an error, or what a person has to approve before it can
+    go on; the usage in every case."""
 
     output: JsonValue = None
     structured: bool = False
     """Whether ``output`` is JSON that fits a schema; otherwise it is text."""
     error: AttemptError | None = None
+    input_required: InputRequired | None = None
     usage: list[ModelUsage] = field(default_factory=list)

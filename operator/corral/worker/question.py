@@ -1,9 +1,16 @@
 """What a model is asked in one attempt."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from corral.api.attempt import ToolDecision
+from corral.worker.caps import Caps
+from corral.worker.chain import ModelChain
 from corral.worker.outcome import UsageMeter
 from corral.worker.schema import OutputSchema
+
+ANSWER = "answer"
+"""The tool by which a model gives structured answers."""
 
 
 @dataclass(frozen=True)
@@ -15,4 +22,9 @@ class Question:
     prompt: str
     schema: OutputSchema | None
     meter: UsageMeter
+    chain: ModelChain
+    caps: Caps
     correlation_id: str | None = None
+    conversation: str | None = None
+    """Where an attempt before left off; the prompt is part of it."""
+    decisions: Sequence[ToolDecision] = ()

@@ -19,13 +19,21 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from corral.api.attempt import CONFIG_FILE, KEYS_DIR, WORKER_PORT, OperatorIdentity
+from corral.api.attempt import (
+    CONFIG_FILE,
+    HEADERS_DIR,
+    KEYS_DIR,
+    WORKER_PORT,
+    OperatorIdentity,
+)
 from corral.telemetry.logs import configure_logging
 from corral.worker.app import Worker, read_config
+from corral.worker.headers import FileHeaders
 from corral.worker.keys import FileKeys
 
 CONFIG_ENV = "CORRAL_WORKER_CONFIG"
 KEYS_ENV = "CORRAL_WORKER_KEYS"
+HEADERS_ENV = "CORRAL_WORKER_HEADERS"
 PORT_ENV = "CORRAL_WORKER_PORT"
 POD_UID_ENV = "POD_UID"
 
@@ -134,7 +142,8 @@ def listen(port: int) -> socket.socket:
 def main() -> int:
     """Runs a worker from its environment and configuration file; gives the exit code.
 
-    Environment: POD_UID; optional CORRAL_WORKER_CONFIG, CORRAL_WORKER_KEYS, CORRAL_WORKER_PORT.
+    Environment: POD_UID; optional CORRAL_WORKER_CONFIG, CORRAL_WORKER_KEYS,
+    CORRAL_WORKER_HEADERS, CORRAL_WORKER_PORT.
     """
     configure_logging(os.environ.get("CORRAL_LOG_LEVEL", "info"))
     logging.captureWarnings(True)  # libraries' warnings as JSON lines too
@@ -153,6 +162,7 @@ def main() -> int:
             pod_uid,
             FileKeys(os.environ.get(KEYS_ENV, KEYS_DIR)),
             identity,
+            headers=FileHeaders(os.environ.get(HEADERS_ENV, HEADERS_DIR)),
         )
         listener = listen(int(os.environ.get(PORT_ENV, WORKER_PORT)))
     except (OSError, ValueError) as error:

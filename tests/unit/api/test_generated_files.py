@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from corral.api.crd.__main__ import differences, files, main
+from corral.api.crd.kinds import KINDS
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,7 +24,7 @@ def test_the_same_comes_out_every_time() -> None:
 def test_crds_apply_without_the_kustomization_beside_them() -> None:
     """``kubectl apply -f crds/`` reads *.yaml, *.yml and *.json."""
     readable = {path.name for path in (ROOT / "crds").iterdir() if path.suffix}
-    assert readable == {"models.yaml", "agents.yaml", "agentpools.yaml", "workflows.yaml"}
+    assert readable == {f"{kind.plural}.yaml" for kind in KINDS}
     listed = yaml.safe_load((ROOT / "crds/Kustomization").read_text())["resources"]
     assert set(listed) == readable
 
@@ -69,7 +70,7 @@ def test_the_api_does_not_load_its_generator() -> None:
 def test_the_reference_has_every_kind_and_links_that_lead_somewhere() -> None:
     lines = files()["docs/reference/api.md"].splitlines()
     headings = {line.lstrip("#").strip().lower() for line in lines if line.startswith("#")}
-    assert {"model", "agent", "agentpool", "workflow", "nestedstep"} <= headings
+    assert {kind.name.lower() for kind in KINDS} | {"nestedstep"} <= headings
     targets = {part.split(")")[0] for line in lines for part in line.split("](#")[1:]}
     assert targets <= headings
     assert "condition" in targets

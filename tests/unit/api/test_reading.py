@@ -9,8 +9,10 @@ from pydantic import ValidationError
 
 from corral.api.agent import AgentSpec
 from corral.api.crd.kinds import KINDS
+from corral.api.cron import CronSpec
 from corral.api.model import ModelSpec
 from corral.api.pool import PoolSpec
+from corral.api.template import TemplateSpec
 from corral.api.types import Resource, seconds
 from corral.api.workflow import WorkflowSpec
 
@@ -22,8 +24,8 @@ each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.s
 def parts(path: Path) -> list[tuple[type[Resource], dict[str, Any]]]:
     found = yaml.safe_load(path.read_text())
     kind = BY_KIND[found["kind"]]
-    both = [(kind.spec, found["spec"])]
-    return both + ([(kind.status, found["status"])] if "status" in found else [])
+    both: list[tuple[type[Resource], dict[str, Any]]] = [(kind.spec, found["spec"])]
+    return both + ([(kind.status, found["status"])] if kind.status and "status" in found else [])
 
 
 def missing(given: Any, kept: Any, path: str = "") -> list[str]:
@@ -142,6 +144,16 @@ MISTAKES: dict[str, tuple[type[Resource], dict[str, Any], str]] = {
         ModelSpec,
         {"provider": "openai", "baseURL": "localhost"},
         "baseURL: String should match pattern",
+    ),
+    "a schedule of four fields": (
+        CronSpec,
+        {"schedule": "* * * *", "workflowSpec": step()},
+        "schedule: String should match pattern",
+    ),
+    "a template that is stopped": (
+        TemplateSpec,
+        {**step(), "shutdown": "Stop"},
+        "shutdown: Extra inputs are not permitted",
     ),
     "a quantity that is none": (
         PoolSpec,

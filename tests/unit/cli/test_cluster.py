@@ -1,12 +1,8 @@
 """The commands that talk to a cluster, against a server that speaks just enough of its protocol."""
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -16,15 +12,15 @@ from corral.cli.change import change
 from corral.cli.cluster import Cluster
 from corral.cli.errors import CliError, Exit
 from corral.cli.get import get
-from corral.cli.logs import Filter, logs
+from corral.cli.history import Filter
+from corral.cli.logs import logs
 from corral.cli.run import Options, run_in_cluster
 from corral.plan.observed import Pass, Slot
 from corral.plan.state import Run, Worker
 from corral.plan.status import status_of
 from corral.plan.workflow import plan
+from tests.unit.cli.fake_cluster import ROOT, WORKFLOWS, Api, kubeconfig
 
-ROOT = "/apis/corral.dev/v1alpha1"
-WORKFLOWS = f"{ROOT}/namespaces/demo/workflows"
 SPEC = {"steps": [{"name": "one", "transform": "hello"}], "output": "$(steps.one.output)"}
 MANIFEST = {
     "apiVersion": "corral.dev/v1alpha1",
@@ -44,111 +40,6 @@ def finished() -> dict[str, Any]:
         lambda wants: {want.attempt_id: Slot(Worker(pod="", uid="", url=""), "") for want in wants},
     )
     return status_of(p, WorkflowStatus(), 1).to_json()
-
-
-class Api:
-    """Objects by path, what was asked, and answers that a test scripts."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, dict[str, Any]] = {}
-        self.asked: list[tuple[str, str, Any]] = []
-        self.watches: list[list[dict[str, Any]]] = []
-        self.refusals: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
-        self.logs: dict[str, str] = {}
-
-    def put(self, path: str, data: dict[str, Any]) -> dict[str, Any]:
-        metadata = {"namespace": "demo", "uid": "u", "resourceVersion": "1"} | data["metadata"]
-        self.objects[path] = {**data, "metadata": metadata}
-        return self.objects[path]
-
-    def answer(self, method: str, path: str, query: dict[str, Any], body: Any) -> tuple[int, Any]:
-        self.asked.append((method, path, body))
-        if (method, path) in self.refusals:
-            return self.refusals[method, path]
-        name = path.rsplit("/", 1)[1]
-        missing = {"reason": "NotFound", "details": {"name": name}, "message": "not found"}
-        if path in self.logs:
-            return 200, self.logs[path]
-        if method == "POST":
-            name = body["metadata"].get("name") or body["metadata"]["generateName"] + "abcde"
-            if f"{path}/{name}" in self.objects:
-                return 409, {"reason": "AlreadyExists", "details": {"name": name}}
-            named = {**body, "metadata": {**body["metadata"], "name": name}}
-            return 201, self.put(f"{path}/{name}", named)
-        if method == "PATCH" and body.get("apiVersion"):
-            return 200, self.put(path, body)
-        if method == "GET" and (path.endswith(("s",)) and path not in self.objects):
-            items = [data for at, data in self.objects.items() if at.rsplit("/", 1)[0] == path]
-            return 200, {"items": items}
-        if path not in self.objects:
-            return 404, missing
-        if method == "DELETE":
-            return 200, self.objects.pop(path)
-        if method == "PATCH":
-            spec = {**self.objects[path]["spec"], **body["spec"]}
-            kept = {key: value for key, value in spec.items() if value is not None}
-            self.objects[path] = {**self.objects[path], "spec": kept}
-        return 200, self.objects[path]
-
-
-def handler(api: Api) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.0"
-
-        def _serve(self) -> None:
-            url = urlsplit(self.path)
-            query = parse_qs(url.query)
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
-            if "watch" in query:
-                events = api.watches.pop(0) if api.watches else []
-                self._send(200, "".join(json.dumps(event) + "\n" for event in events))
-                return
-            status, data = api.answer(self.command, url.path, query, body)
-            self._send(status, data if isinstance(data, str) else json.dumps(data))
-
-        def _send(self, status: int, text: str) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler
-
-
-@pytest.fixture
-def api() -> Api:
-    return Api()
-
-
-@pytest.fixture
-def cluster(api: Api, tmp_path: Path) -> Iterator[Cluster]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(api))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield Cluster.connect(kubeconfig(tmp_path, server.server_port))
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def kubeconfig(tmp_path: Path, port: int) -> str:
-    file = tmp_path / "kubeconfig"
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "demo"}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-    }
-    file.write_text(yaml.safe_dump(config))
-    return str(file)
 
 
 def written(tmp_path: Path, *objects: dict[str, Any]) -> str:

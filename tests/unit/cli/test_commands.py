@@ -9,25 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from corral.cli.app import app
 from corral.cli.main import main
 
 SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
 SOURCE = str(Path(__file__).parents[3] / "operator")
-COMMANDS = [
-    "version",
-    "validate",
-    "run",
-    "get",
-    "logs",
-    "stop",
-    "suspend",
-    "resume",
-    "model-server",
-    "operator",
-    "worker",
-]
+COMMANDS = sorted(typer.main.get_group(app).commands)
 
 
 def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -72,6 +62,49 @@ def test_the_version_costs_next_to_nothing() -> None:
     assert time.monotonic() - started < 5, "0.1 s alone on a machine"
 
 
+def test_help_imports_nothing_that_a_command_needs() -> None:
+    done = python(
+        "import sys; sys.argv = ['corral', '--help']\n"
+        "from corral.cli.main import main\n"
+        "code = main()\n"
+        "heavy = {'kubernetes', 'pydantic', 'pydantic_ai', 'yaml', 'jsonschema', 'aiohttp', 'a2a'}\n"
+        "found = heavy & set(sys.modules)\n"
+        "assert not found, found\n"
+        "sys.exit(code)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Start runs:" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["submit", "approve", "get", "graph"])
+def test_a_commands_help_does_not_import_kubernetes(command: str) -> None:
+    done = python(
+        f"import sys; sys.argv = ['corral', {command!r}, '--help']\n"
+        "from corral.cli.main import main\n"
+        "main()\n"
+        "assert not {'kubernetes', 'pydantic_ai', 'pydantic'} & set(sys.modules)"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_mistake_of_the_programs_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.delenv("CORRAL_DEBUG", raising=False)
+    monkeypatch.setattr("corral.cli.validate.validate", broken)
+    assert called(monkeypatch, "validate", "x.yaml") == 1
+    shown = capsys.readouterr().err
+    assert shown == (
+        "error: this should not happen: ZeroDivisionError: by zero (CORRAL_DEBUG=1 shows where)\n"
+    )
+    monkeypatch.setenv("CORRAL_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        called(monkeypatch, "validate", "x.yaml")
+
+
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["corral", *arguments])
     return main()
@@ -93,7 +126,7 @@ def test_the_list_of_commands_is_not_cut(
 ) -> None:
     assert called(monkeypatch, "--help") == 0
     shown = capsys.readouterr().out
-    assert "..." not in shown.split("Commands:")[1]
+    assert "..." not in shown.split("Start runs:")[1]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +137,9 @@ def test_the_list_of_commands_is_not_cut(
         (["run"], 2, "Missing argument"),
         (["run", "--timeout", "soon", "x.yaml"], 2, "--timeout"),
         (["logs", "x", "--item", "1"], 2, "--item needs --step"),
+        (["logs", "x", "--attempt", "1"], 2, "--attempt needs --step"),
+        (["sbumit"], 2, "Did you mean 'submit'"),
+        (["fmt", "-", "x.yaml"], 2, "- (stdin) stands alone"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_code_2(

@@ -7,11 +7,13 @@ import pytest
 from rich.console import Console
 
 from corral.api.types import Usage
-from corral.api.workflow import WorkflowSpec, WorkflowStatus
+from corral.api.workflow import StepPhase, WorkflowSpec, WorkflowStatus
 from corral.cli.errors import Exit
 from corral.cli.follow import changes, follower
 from corral.cli.tree import summary, tree
 from corral.cli.view import RunView, cost, duration
+from corral.plan.state import Node, Run, to_journal
+from corral.plan.state import Step as StepState
 from corral.plan.times import parse
 
 NOW = parse("2026-01-01T12:00:10Z")
@@ -243,3 +245,111 @@ def test_without_a_terminal_only_changes_are_printed() -> None:
 
 def test_what_has_not_begun_is_no_change() -> None:
     assert "write" not in {name for name, _ in changes(view(RUNNING))}
+
+
+def test_nested_steps_iterations_children_approvals_and_memoized_results() -> None:
+    spec = {
+        "steps": [
+            {
+                "name": "review",
+                "loop": {"until": "output.score > 1", "maxIterations": 4},
+                "steps": [
+                    {"name": "read", "agentRef": {"name": "r"}},
+                    {
+                        "name": "judge",
+                        "dependsOn": ["read"],
+                        "agentRef": {"name": "j"},
+                        "forEach": {"items": [1, 2, 3]},
+                    },
+                    {"name": "sum", "dependsOn": ["judge"], "transform": "x"},
+                ],
+            },
+            {"name": "known", "agentRef": {"name": "k"}},
+            {"name": "child", "workflow": {"templateRef": {"name": "t"}}},
+            {
+                "name": "sure",
+                "approval": {"prompt": "?", "approvers": [{"kind": "User", "name": "u"}]},
+            },
+        ]
+    }
+    start = parse("2026-01-01T12:00:00Z")
+    judged = [
+        Node(phase=StepPhase.SUCCEEDED, started=start, finished=start + 1),
+        Node(phase=StepPhase.RUNNING, started=start),
+        Node(phase=StepPhase.QUEUED),
+    ]
+    inner = {
+        "read": StepState(
+            phase=StepPhase.SUCCEEDED,
+            finished=start + 1,
+            nodes=[Node(phase=StepPhase.SUCCEEDED, started=start, memoized=True)],
+        ),
+        "judge": StepState(phase=StepPhase.RUNNING, items=[1, 2, 3], nodes=judged),
+    }
+    outer = Node(phase=StepPhase.RUNNING, started=start, iteration=2, steps=inner)
+    run = Run(
+        run_id="r",
+        steps={
+            "review": StepState(phase=StepPhase.RUNNING, nodes=[outer]),
+            "known": StepState(phase=StepPhase.SUCCEEDED, taken_over=True),
+        },
+    )
+    status = {
+        "phase": "Running",
+        "steps": [
+            {
+                "name": "review",
+                "phase": "Running",
+                "iteration": 2,
+                "startedAt": "2026-01-01T12:00:00Z",
+            },
+            {"name": "known", "phase": "Succeeded", "memoized": True},
+            {"name": "child", "phase": "Running", "child": "w-child-1"},
+            {"name": "sure", "phase": "Waiting", "approval": "w-sure"},
+        ],
+        "journal": to_journal(run),
+    }
+    shown = "\n".join(line.plain for line in tree(view(status, spec), 90, NOW))
+    assert shown == (
+        "Workflow demo/report  Running\n"
+        "├─ ● review    Running       10s  iteration 2 of 4\n"
+        "│  ├─ ✓ read   Succeeded    1.0s  memoized\n"
+        "│  ├─ ● judge  Running       10s  1 of 3 done, 1 running, 1 queued\n"
+        "│  └─ ○ sum    Pending            after judge\n"
+        "├─ ✓ known     Succeeded          memoized, taken over\n"
+        "├─ ● child     Running            Workflow w-child-1\n"
+        "└─ ◔ sure      Waiting            waits for approval w-sure"
+    )
+
+
+def test_items_of_nested_steps_that_need_a_look() -> None:
+    spec = {"steps": [{"name": "outer", "forEach": {"items": [1]}, "steps": [SPEC["steps"][0]]}]}
+    status = {
+        "phase": "Running",
+        "steps": [{"name": "outer", "phase": "Running", "items": {"total": 9, "waiting": 9}}],
+        "attention": [
+            {
+                "name": "outer[3].plan",
+                "phase": "Failed",
+                "reason": "Timeout",
+                "message": "Too slow.",
+            }
+        ],
+    }
+    shown = [line.plain for line in tree(view(status, spec), 80, NOW)]
+    assert shown[1:] == [
+        "└─ ● outer        Running            0 of 9 done, 9 waiting",
+        "   └─ ✗ [3].plan  Failed",
+        "        Timeout: Too slow.",
+    ]
+
+
+def test_a_run_of_a_template_shows_the_templates_steps() -> None:
+    run = Run(run_id="r", template={"steps": SPEC["steps"]})
+    status = {"phase": "Running", "steps": [{"name": "plan", "phase": "Running"}]}
+    spec = {"workflowTemplateRef": {"name": "t"}}
+    shown = [line.plain for line in tree(view(status, spec), 80, NOW)]
+    assert [line.split()[2] for line in shown[1:]] == ["plan"]
+    status["journal"] = to_journal(run)
+    shown = [line.plain for line in tree(view(status, spec), 80, NOW)]
+    assert [line.split()[2] for line in shown[1:]] == ["plan", "research", "write"]

@@ -12,14 +12,26 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from corral.artifacts.store import ArtifactStore
 from corral.handlers import watches as module
 from corral.handlers.watches import Watches
-from corral.kube.client import AGENTS, MODELS, PODS, POOLS, WORKFLOWS, Kind
+from corral.kube.client import (
+    AGENTS,
+    APPROVALS,
+    CRONS,
+    MODELS,
+    PODS,
+    POOLS,
+    TEMPLATES,
+    WORKFLOWS,
+    Kind,
+)
 from corral.reconcile.controller import Controller
 from tests.unit.kube.fake_api import kube_of, served
 
 Json = dict[str, Any]
-KINDS = (MODELS, AGENTS, POOLS, WORKFLOWS, PODS, Kind("", "v1", "namespaces"))
+OURS = (MODELS, AGENTS, POOLS, TEMPLATES, APPROVALS, WORKFLOWS, CRONS)
+KINDS = (*OURS, PODS, Kind("", "v1", "namespaces"))
 """The last one only because kopf asks whether there is such a kind."""
 
 
@@ -199,7 +211,8 @@ async def test_what_was_deleted_in_a_gap_is_found_by_the_sweep() -> None:
     for name in ("stays", "goes"):
         api.put(name)
     async with served(api.handle) as address, kube_of(address) as kube:
-        controller = Controller(kube, "corral-system", "me", "image")
+        artifacts = ArtifactStore("memory://test")
+        controller = Controller(kube, artifacts, "corral-system", "me", "image")
         await controller.prime()
         assert controller.synced.is_set()
         api.hide("goes")

@@ -58,6 +58,16 @@ async def client() -> AsyncIterator[Client]:
         await client.close()
 
 
+async def test_tool_calls_end_with_a_result_unless_they_are_repeated(client: Client) -> None:
+    rule = {"toolCalls": [{"name": "answer", "arguments": {"a": 1}}], "reply": "done"}
+    result = {"role": "tool", "tool_call_id": "c", "content": "1"}
+    for repeat in (False, True):
+        await client.rules([{**rule, "repeatToolCalls": repeat}])
+        for messages, called in ((USER, True), ([*USER, result], repeat)):
+            message = (await client.ask(messages, tools=[TOOL])).choices[0].message
+            assert bool(message.tool_calls) is called
+
+
 async def test_without_rules_the_answer_echoes_the_question_and_is_marked(client: Client) -> None:
     answer = await client.ask()
     assert answer.choices[0].message.content == "A simulated answer to: Plan a report on batteries."

@@ -94,9 +94,44 @@ def test_users_shape_pods_but_not_what_is_ours() -> None:
     assert container["resources"]["requests"]
 
 
-def test_a_price_makes_no_other_pods() -> None:
+def test_a_worker_knows_prices_since_attempts_have_caps() -> None:
     price = {"inputPerMillionUSD": "1", "outputPerMillionUSD": "2"}
-    assert pod(model={**MODEL, "price": price}) == pod()
+    config = json.loads(
+        pod(model={**MODEL, "price": price})["metadata"]["annotations"][ANNOTATION_CONFIG]
+    )
+    assert config["models"]["m"]["price"] == price
+
+
+def test_headers_of_tools_are_files_in_one_volume_and_written_nowhere() -> None:
+    def header(name: str, secret: str) -> dict[str, object]:
+        return {"name": name, "secretKeyRef": {"name": secret, "key": "k"}}
+
+    tools = [
+        {"name": "a", "mcp": {"url": "http://a", "headersFrom": [header("X-One", "s1")]}},
+        {
+            "name": "b",
+            "mcp": {
+                "url": "http://b",
+                "headersFrom": [header("X-One", "s2"), header("X-Two", "s2")],
+            },
+        },
+    ]
+    spec = pod(agent={"modelRef": {"name": "m"}, "tools": tools})["spec"]
+    (volume,) = [v for v in spec["volumes"] if v["name"] == "headers"]
+    assert volume["projected"]["defaultMode"] == 0o440
+    assert [
+        (s["secret"]["name"], s["secret"]["optional"], s["secret"]["items"])
+        for s in volume["projected"]["sources"]
+    ] == [
+        ("s1", True, [{"key": "k", "path": "a/X-One"}]),
+        ("s2", True, [{"key": "k", "path": "b/X-One"}]),
+        ("s2", True, [{"key": "k", "path": "b/X-Two"}]),
+    ]
+    (container,) = spec["containers"]
+    assert {"name": "headers", "mountPath": "/etc/corral/headers", "readOnly": True} in container[
+        "volumeMounts"
+    ]
+    assert "headers" not in {v["name"] for v in pod()["spec"]["volumes"]}
     assert pod(model={**MODEL, "name": "gpt-6"}) != pod()
 
 
@@ -124,7 +159,7 @@ AGENT = {"modelRef": {"name": "m"}, "instructions": "Be brief."}
             AGENT,
             {**MODEL, "price": {"inputPerMillionUSD": "1", "outputPerMillionUSD": "1"}},
             False,
-            id="a price is the operator's business",
+            id="a price is no part of it",
         ),
         pytest.param({**AGENT, "defaultPool": "Disabled"}, MODEL, False, id="how pools are made"),
         pytest.param({**AGENT, "limits": {"maxTurns": 10}}, MODEL, False, id="a default, written"),
@@ -144,9 +179,16 @@ def test_the_revision_changes_with_what_decides_the_answer(
     ("agent", "field"),
     [
         ({"type": "Remote", "a2a": {"url": "http://x"}}, "spec.type"),
-        ({**AGENT, "tools": [{"name": "t", "agent": {"name": "b"}}]}, "spec.tools"),
+        ({**AGENT, "tools": [{"name": "t", "agent": {"name": "b"}}]}, "spec.tools[0].agent"),
+        (
+            {**AGENT, "tools": [{"name": "t", "mcp": {"url": "http://t"}}] * 2},
+            "spec.tools[1].name",
+        ),
+        (
+            {**AGENT, "fallbackModels": [{"modelRef": {"name": "nobody"}}]},
+            "spec.fallbackModels[0].modelRef",
+        ),
         ({**AGENT, "budget": {"period": "Daily", "maxTokens": 5}}, "spec.budget"),
-        ({**AGENT, "limits": {"maxCostUSD": "1"}}, "spec.limits.maxCostUSD"),
         ({**AGENT, "modelRef": {"name": "nobody"}}, "spec.modelRef"),
         ({}, "spec.modelRef"),
     ],

@@ -12,7 +12,7 @@ from corral.api.workflow import WorkflowStatus
 from corral.plan.state import JournalError, Run, from_journal, to_journal
 from corral.plan.status import stalled_status, status_of
 from corral.plan.validate import workflow_problems
-from corral.plan.attempts import payload_of
+from corral.plan.attempts import payload_at, running_attempts
 from corral.plan.workflow import fail_too_large, plan
 from tests.unit.plan.driver import HANGS, RUN_ID, T0, Simulation, fails, ok, run, spec_of
 
@@ -292,8 +292,9 @@ def test_what_a_running_attempt_was_sent_can_be_rendered_again() -> None:
     sim = Simulation("arguments: {t: tea}\n" + ONE.replace("}}", "}, input: $(arguments.t)}"))
     sim.tick()
     (sent,) = sim.started
-    assert payload_of(sim.new_pass(), "run-1.a.0.1.1") == sent.payload
-    assert payload_of(sim.new_pass(), "run-1.a.0.1.2") is None
+    p = sim.new_pass()
+    (place,) = running_attempts(p).values()
+    assert payload_at(p, place) == sent.payload
 
 
 def test_an_empty_run_has_an_empty_journal() -> None:

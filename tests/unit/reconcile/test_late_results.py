@@ -33,7 +33,8 @@ def advance(
         return {want.attempt_id: Slot(worker, "r") for want in wants}
 
     agents = {"a": AgentView("a", "r", TIMEOUT)}
-    plan(Pass("w", "ns", SPEC, run, agents, now, list(results), patience_until), claim)
+    p = Pass("w", "ns", SPEC, run, agents, now, list(results), patience_until=patience_until)
+    plan(p, claim)
 
 
 def result(number: int, worker: Worker, output: str) -> Result:
@@ -66,6 +67,7 @@ def test_a_result_after_the_backstop_is_billed_once_and_changes_nothing_else() -
     assert list(run.unsettled) == ["u.ask.0.1.1"]
     assert node.reason == ErrorClass.TIMEOUT
     advance(run, (node.not_before or late) + 1, NEW)
+    node = run.steps["ask"].nodes[0]
     assert (node.attempt, node.worker) == (2, NEW)
     for _ in range(2):  # told twice: by its own call and by its cancellation
         advance(run, late + 20, NEW, result(1, OLD, "too late"))

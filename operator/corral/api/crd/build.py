@@ -7,6 +7,8 @@ import yaml
 from corral.api.crd.kinds import CATEGORY, GROUP, VERSION, Column, Kind
 from corral.api.crd.schema import REFERENCE, RULES, Node, inline, structural
 
+NEVER_OBSERVED = -1
+"""Without it kstatus takes an object that no operator has looked at yet for one that is ready."""
 GENERATED = "# Generated from operator/corral/api, do not edit: make generate\n"
 
 
@@ -45,9 +47,14 @@ def definition(kind: Kind) -> Node:
 
 def schema(kind: Kind) -> Node:
     """The whole object's schema."""
-    objects = structural([kind.spec, kind.status])
-    spec = inline({"$ref": REFERENCE + kind.spec.__name__}, objects)
-    status = inline({"$ref": REFERENCE + kind.status.__name__}, objects, defaults=False)
+    objects = structural([model for model in (kind.spec, kind.status) if model])
+    properties: Node = {"spec": inline({"$ref": REFERENCE + kind.spec.__name__}, objects)}
+    if kind.status:
+        reference = {"$ref": REFERENCE + kind.status.__name__}
+        properties["status"] = {
+            **inline(reference, objects, defaults=False),
+            "default": {"observedGeneration": NEVER_OBSERVED},
+        }
     return {
         "description": kind.description,
         "type": "object",
@@ -56,8 +63,7 @@ def schema(kind: Kind) -> Node:
             "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}"},
             "kind": {"type": "string", "description": kind.name},
             "metadata": {"type": "object"},
-            "spec": spec,
-            "status": status,
+            **properties,
         },
         RULES: [{"rule": rule, "message": message} for rule, message in kind.rules],
     }
@@ -83,7 +89,7 @@ def _column(column: Column) -> Node:
 
 
 def _subresources(kind: Kind) -> Node:
-    result: Node = {"status": {}}
+    result: Node = {"status": {}} if kind.status else {}
     if kind.scale:
         result["scale"] = {
             "specReplicasPath": ".spec.replicas",

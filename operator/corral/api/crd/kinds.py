@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 from corral.api.agent import AgentSpec, AgentStatus
+from corral.api.approval import ApprovalRequestSpec
+from corral.api.cron import CronSpec, CronStatus
 from corral.api.model import ModelSpec, ModelStatus
 from corral.api.pool import PoolSpec, PoolStatus
+from corral.api.template import TemplateSpec
 from corral.api.types import Resource
 from corral.api.workflow import WorkflowSpec, WorkflowStatus
 
@@ -30,7 +33,8 @@ class Kind:
     short: str
     description: str
     spec: type[Resource]
-    status: type[Resource]
+    status: type[Resource] | None
+    """None: nothing happens to such an object, so there is nothing to say of it."""
     columns: tuple[Column, ...]
     rules: tuple[tuple[str, str], ...]
     scale: bool = False
@@ -119,6 +123,55 @@ KINDS = (
             AGE,
             Column("Tokens", ".status.usage.totalTokens", "integer", wide=True),
             Column("Message", ".status.message", wide=True),
+        ),
+        rules=(name_rule(63),),
+    ),
+    Kind(
+        name="WorkflowTemplate",
+        plural="workflowtemplates",
+        short="cwft",
+        description="A graph of steps that Workflows, steps and crons run by its name. Nothing "
+        "runs by itself, and what runs already is not changed by an edit.",
+        spec=TemplateSpec,
+        status=None,
+        columns=(AGE,),
+        rules=(name_rule(63),),
+    ),
+    Kind(
+        name="CronWorkflow",
+        plural="cronworkflows",
+        short="ccron",
+        description="Makes a Workflow by the clock, named after this object and the scheduled "
+        "minute.",
+        spec=CronSpec,
+        status=CronStatus,
+        columns=(
+            Column("Schedule", ".spec.schedule"),
+            Column("Zone", ".spec.timeZone"),
+            Column("Suspended", ".spec.suspend", "boolean"),
+            Column("Last", ".status.lastScheduleTime", "date"),
+            Column("Next", ".status.nextScheduleTime"),
+            AGE,
+            Column("Missed", ".status.missed", "integer", wide=True),
+            Column("Message", READY + ".message", wide=True),
+        ),
+        rules=(name_rule(52),),
+    ),
+    Kind(
+        name="ApprovalRequest",
+        plural="approvalrequests",
+        short="capproval",
+        description="A run's question to people. The run makes it; somebody whom it names sets "
+        "decision, once. Nothing else of it ever changes.",
+        spec=ApprovalRequestSpec,
+        status=None,
+        columns=(
+            Column("Workflow", ".spec.workflowRef.name"),
+            Column("Step", ".spec.step"),
+            Column("Verdict", ".spec.decision.verdict"),
+            Column("By", ".spec.decision.by"),
+            AGE,
+            Column("Prompt", ".spec.prompt", wide=True),
         ),
         rules=(name_rule(63),),
     ),

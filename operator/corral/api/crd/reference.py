@@ -31,7 +31,8 @@ Beside the rules below, admission policies (`manifests/admission`) see to it tha
 - a started Workflow is not edited, but for `suspend`, `shutdown`, `parallelism`, `budget`,
   `activeDeadline`, `deadline`, `ttlAfterFinished` and `priorityClassName`,
 - the annotation `{GROUP}/created-by` of a Workflow, if there is one, names whoever created it,
-  and never changes.
+  and never changes; that of a CronWorkflow names whoever last changed its `workflowSpec`,
+- an ApprovalRequest is decided by whom it names, in their own name.
 """
 TABLE = "| Field | Type | Default | Required | Description | Rules |\n|---|---|---|---|---|---|\n"
 NAMED_PATTERNS = {GEP2257: "duration", MONEY: "money"}
@@ -46,7 +47,7 @@ BOUNDS = (
 def reference() -> str:
     """The whole document, as Markdown."""
     specs = structural([kind.spec for kind in KINDS])
-    statuses = structural([kind.status for kind in KINDS])
+    statuses = structural([kind.status for kind in KINDS if kind.status])
     objects = {**statuses, **specs}
     use = {kind.name: list(_reachable(kind, objects)) for kind in KINDS}
     shared = {name for name in objects if sum(name in names for names in use.values()) > 1}
@@ -80,7 +81,8 @@ def _reachable(kind: Kind, objects: dict[str, Node]) -> Iterator[str]:
                     yield from walk(target)
 
     yield from walk(kind.spec.__name__)
-    yield from walk(kind.status.__name__)
+    if kind.status:
+        yield from walk(kind.status.__name__)
 
 
 def _references(node: Node) -> Iterator[str]:
@@ -99,7 +101,7 @@ def _kind(kind: Kind) -> str:
         kind.description,
         "",
         f"Short name: {short}. Spec: {_link(kind.spec.__name__)}, "
-        f"status: {_link(kind.status.__name__)}."
+        + (f"status: {_link(kind.status.__name__)}." if kind.status else "no status.")
         + (" It has a scale subresource." if kind.scale else ""),
         "",
         "Rules:",

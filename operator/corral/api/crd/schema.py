@@ -71,14 +71,18 @@ def structural(models: list[type[Resource]]) -> dict[str, Node]:
 
 
 def inline(node: Node, objects: dict[str, Node], *, defaults: bool = True) -> Node:
-    """The node without references; without defaults too, as in a status."""
+    """The node without references; without defaults too, as in a status.
+
+    Nothing within a list has a default: a list is compared as a whole, so an item that the API
+    server adds to is, for `kubectl apply` and server-side apply, another than the author's.
+    """
     node = resolve(node, objects)
     result = dict(node)
     if not defaults:
         result.pop("default", None)
     for key in ("items", "additionalProperties"):
         if key in node:
-            result[key] = inline(node[key], objects, defaults=defaults)
+            result[key] = inline(node[key], objects, defaults=False)
     if "properties" in node:
         result["properties"] = {
             name: inline(child, objects, defaults=defaults)

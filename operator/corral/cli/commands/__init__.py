@@ -1,0 +1,1 @@
+"""The commands: their options, their help, and what to call."""

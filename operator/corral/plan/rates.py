@@ -1,0 +1,70 @@
+"""What one attempt of an Agent may cost at the most, from the prices of its Models."""
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+
+from corral.api.agent import AgentSpec
+from corral.api.attempt import ModelUsage
+from corral.api.errors import ErrorClass
+from corral.api.model import SIMULATED, ModelSpec
+from corral.plan.observed import Rates
+
+DEFAULT_MAX_TOKENS = 4096
+"""Tokens of one answer, where neither the Agent nor anybody else limits them."""
+REASKS = 2
+"""Calls after the first that an answer may need until it fits its schema."""
+_MILLION = Decimal(1_000_000)
+Price = Callable[[ModelSpec | None, ModelUsage], Decimal | None]
+"""What was used of a Model costs, in US dollars; None where no price is known."""
+
+
+def rates_of(agent: AgentSpec, models: Mapping[str, ModelSpec], name: str, price: Price) -> Rates:
+    """The rates of an Agent that asks the Model ``name``."""
+    spec = models.get(name)
+    settings = agent.model_settings
+    simulation = spec.simulation if spec and spec.provider == SIMULATED else None
+    max_tokens = settings.max_tokens if settings and settings.max_tokens else DEFAULT_MAX_TOKENS
+    limit = agent.limits.max_cost_usd
+    return Rates(
+        input_usd=_per_token(spec, name, "input", price) if spec else None,
+        output_usd=_per_token(spec, name, "output", price) if spec else None,
+        call_input_tokens=simulation.input_tokens if simulation else None,
+        call_output_tokens=simulation.output_tokens if simulation else max_tokens,
+        instructions=len(agent.instructions.encode()),
+        turns=_turns(agent),
+        max_cost=Decimal(limit) if limit else None,
+    )
+
+
+def fallback_of(
+    agent: AgentSpec, models: Mapping[str, ModelSpec], price: Price
+) -> tuple[str, Rates] | None:
+    """The Model to ask once the Agent's budget is spent, and its rates; None if there is none."""
+    for fallback in agent.fallback_models or []:
+        name = fallback.model_ref.name
+        if name in models and (
+            fallback.on_errors is None or ErrorClass.BUDGET in fallback.on_errors
+        ):
+            return name, rates_of(agent, models, name, price)
+    return None
+
+
+def _turns(agent: AgentSpec) -> int:
+    """Calls that an attempt may make: tools take as many as are allowed, a schema some."""
+    if agent.tools:
+        return agent.limits.max_turns
+    return min(agent.limits.max_turns, 1 + REASKS if agent.output_schema is not None else 1)
+
+
+def _per_token(spec: ModelSpec, name: str, kind: str, price: Price) -> Decimal | None:
+    million = {f"{kind}_tokens": "1000000"}
+    usage = ModelUsage(
+        model_ref=name,
+        provider=spec.provider,
+        model=spec.name or "",
+        requests="1",
+        simulated=spec.provider == SIMULATED,
+        **million,
+    )
+    found = price(spec, usage)
+    return None if found is None else found / _MILLION

@@ -1,0 +1,223 @@
+"""What runs make and wait for: ApprovalRequests, and child Workflows.
+
+Both have names that follow from their place in the run, so that making one twice is not possible:
+who meets 409 has made it before. The API server deletes them with their Workflow.
+"""
+
+import logging
+from collections.abc import Iterable
+from decimal import ROUND_DOWN, Decimal
+
+from pydantic import ValidationError
+
+from corral.api.approval import ApprovalRequestSpec
+from corral.api.errors import ConditionType
+from corral.api.template import TemplateSpec
+from corral.api.types import Usage
+from corral.api.workflow import FINAL_WORKFLOW_PHASES, WorkflowBudget, WorkflowStatus
+from corral.kube.client import APPROVALS, WORKFLOWS, ApiError, Json, Kind
+from corral.kube.events import post_event
+from corral.plan.artifacts import is_reference, parse
+from corral.plan.budget import SMALLEST_MONEY
+from corral.plan.conditions import find
+from corral.plan.names import (
+    ANNOTATION_CORRELATION_ID,
+    ANNOTATION_CREATED_BY,
+    ANNOTATION_TRACEPARENT,
+    API_VERSION,
+    LABEL_MANAGED_BY,
+    LABEL_WORKFLOW,
+    MANAGED_BY,
+)
+from corral.plan.observed import ApprovalView, ChildView, WantedApproval, WantedChild
+from corral.plan.state import Consumption, Stored
+from corral.plan.times import rfc3339
+from corral.reconcile.store import Store, owned_by
+from corral.reconcile.world import World, read_spec
+
+log = logging.getLogger(__name__)
+
+
+def approvals_of(world: World, workflow: Json, names: Iterable[str]) -> dict[str, ApprovalView]:
+    """The ApprovalRequests of a run, by name; those that are there and its own."""
+    namespace, uid = workflow["metadata"]["namespace"], workflow["metadata"]["uid"]
+    found = {}
+    for name in names:
+        obj = world.approvals.get((namespace, name))
+        if obj is None or not owned_by(obj, uid):
+            continue
+        spec = read_spec(ApprovalRequestSpec, obj)
+        if not isinstance(spec, ApprovalRequestSpec) or spec.decision is None:
+            found[name] = ApprovalView()
+            continue
+        made = spec.decision
+        found[name] = ApprovalView(made.verdict, made.by, made.comment or "", made.values or {})
+    return found
+
+
+def children_of(world: World, workflow: Json, names: Iterable[str]) -> dict[str, ChildView]:
+    """The child Workflows of a run, by name; those that are there and its own."""
+    namespace, uid = workflow["metadata"]["namespace"], workflow["metadata"]["uid"]
+    found = {}
+    for name in names:
+        obj = world.workflows.get((namespace, name))
+        if obj is not None and owned_by(obj, uid):
+            found[name] = _child_view(obj)
+    return found
+
+
+def _child_view(obj: Json) -> ChildView:
+    try:
+        status = WorkflowStatus.model_validate(obj.get("status") or {})
+    except ValidationError:
+        return ChildView()
+    if status.phase not in FINAL_WORKFLOW_PHASES:
+        stalled = find(status.conditions, ConditionType.STALLED)
+        if stalled is None or stalled.status != "True" or status.started_at is not None:
+            return ChildView(phase=status.phase)
+        # It can't even start, and nobody but its author's template could change that.
+        return ChildView(
+            phase=status.phase, finished=True, reason=stalled.reason, message=stalled.message
+        )
+    output, stored = status.output, None
+    if is_reference(output):
+        place = parse(output)
+        output, stored = None, Stored(sha256=place.sha256, size=place.size, run_id=place.run_id)
+    failed = [row for row in status.steps or [] if row.phase == "Failed"]
+    return ChildView(
+        phase=status.phase,
+        finished=True,
+        used=consumption(status.usage),
+        output=output,
+        stored=stored,
+        reason=(failed[0].reason or "") if failed else "",
+        message=status.message or "",
+    )
+
+
+def consumption(usage: Usage | None) -> Consumption:
+    """A status' usage as the planner adds it up."""
+    if usage is None:
+        return Consumption()
+    return Consumption(
+        requests=usage.requests,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost=None if usage.cost_usd is None else Decimal(usage.cost_usd),
+        unpriced_requests=usage.unpriced_requests,
+        simulated_requests=usage.simulated_requests,
+    )
+
+
+async def make_approval(world: World, workflow: Json, wanted: WantedApproval) -> None:
+    """Makes an ApprovalRequest, and tells of it.
+
+    Raises:
+        ApiError: the API server refused.
+    """
+    meta = workflow["metadata"]
+    spec: Json = {
+        "workflowRef": {"name": meta["name"], "uid": meta["uid"]},
+        "step": wanted.step,
+        "prompt": wanted.prompt,
+        "allowSelfApproval": wanted.allow_self_approval,
+    }
+    if wanted.approvers:
+        spec["approvers"] = [dict(one) for one in wanted.approvers]
+    if creator := (meta.get("annotations") or {}).get(ANNOTATION_CREATED_BY):
+        spec["requestedBy"] = creator
+    if wanted.allow_edit:
+        spec["allowEdit"] = list(wanted.allow_edit)
+    if wanted.expires_at is not None:
+        spec["expiresAt"] = rfc3339(wanted.expires_at)
+    if wanted.tool is not None:
+        spec["tool"] = {"name": wanted.tool[0], "arguments": wanted.tool[1]}
+    if await _make(world, APPROVALS, workflow, wanted.name, "ApprovalRequest", spec):
+        why = f"{wanted.step}: {wanted.prompt}"[:900]
+        note = f"{why} (corral approve {meta['name']})"
+        await post_event(world.kube, workflow, "Normal", "ApprovalRequested", note)
+
+
+async def make_child(world: World, workflow: Json, wanted: WantedChild) -> None:
+    """Makes a child Workflow, with what its parent may still spend as its budget.
+
+    Raises:
+        ApiError: the API server refused.
+    """
+    namespace = workflow["metadata"]["namespace"]
+    spec: Json = {"workflowTemplateRef": {"name": wanted.template}}
+    if wanted.arguments:
+        spec["arguments"] = wanted.arguments
+    own = None
+    if (found := world.templates.get((namespace, wanted.template))) is not None:
+        template = read_spec(TemplateSpec, found)
+        own = template.budget if isinstance(template, TemplateSpec) else None
+    if (budget := _budget(wanted, own)) is not None:
+        spec["budget"] = budget
+    await _make(world, WORKFLOWS, workflow, wanted.name, "Workflow", spec)
+
+
+def _budget(wanted: WantedChild, own: WorkflowBudget | None) -> Json | None:
+    """The stricter of what the parent has left and what the template says; None for the latter."""
+    if wanted.max_cost is None and wanted.max_tokens is None:
+        return None
+    limits: Json = own.to_json() if own else {"onExceeded": "Fail"}
+    if wanted.max_cost is not None:
+        costs = [wanted.max_cost]
+        if own is not None and own.max_cost_usd is not None:
+            costs.append(Decimal(own.max_cost_usd))
+        least = min(costs).quantize(SMALLEST_MONEY, ROUND_DOWN)
+        limits["maxCostUSD"] = f"{least.normalize():f}"
+    if wanted.max_tokens is not None:
+        tokens = [wanted.max_tokens]
+        if own is not None and own.max_tokens is not None:
+            tokens.append(own.max_tokens)
+        limits["maxTokens"] = min(tokens)
+    return limits
+
+
+async def _make(
+    world: World, kind: Kind, workflow: Json, name: str, kind_name: str, spec: Json
+) -> bool:
+    """Whether it was made now, and not before."""
+    meta = workflow["metadata"]
+    handed_on = (ANNOTATION_CREATED_BY, ANNOTATION_CORRELATION_ID, ANNOTATION_TRACEPARENT)
+    known = meta.get("annotations") or {}
+    body = {
+        "apiVersion": API_VERSION,
+        "kind": kind_name,
+        "metadata": {
+            "name": name,
+            "namespace": meta["namespace"],
+            "labels": {
+                "app.kubernetes.io/name": "corral",
+                "app.kubernetes.io/part-of": "corral",
+                LABEL_MANAGED_BY: MANAGED_BY,
+                LABEL_WORKFLOW: meta["name"],
+            },
+            "annotations": {key: known[key] for key in handed_on if key in known},
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": "Workflow",
+                    "name": meta["name"],
+                    "uid": meta["uid"],
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+        "spec": spec,
+    }
+    store: Store = world.store(kind)
+    try:
+        store.see(await world.kube.create(kind, meta["namespace"], body))
+        return True
+    except ApiError as error:
+        if not error.conflict:
+            raise
+        found = await world.kube.get(kind, meta["namespace"], name)
+        store.see(found)
+        if not owned_by(found, meta["uid"]):
+            log.error("%s %s/%s is somebody else's", kind_name, meta["namespace"], name)
+        return False
