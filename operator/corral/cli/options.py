@@ -66,7 +66,7 @@ class Shell(StrEnum):
 
 
 Files = Annotated[
-    list[str], typer.Argument(metavar="FILE...", help="Files, directories, or - for stdin.")
+    list[str], typer.Argument(metavar="FILE", help="Files, directories, or - for stdin.")
 ]
 Recursive = Annotated[
     bool, typer.Option("-R", "--recursive", help="Directories with all that is below them.")

@@ -18,7 +18,7 @@ from corral.plan.names import (
 )
 from corral.plan.times import parse
 from corral.reconcile.queue import RetryLaterError
-from corral.reconcile.store import ObjectKey, owned_by
+from corral.reconcile.store import ObjectKey, key_of, owned_by
 from corral.reconcile.world import World, read_spec, with_status
 
 LONGEST_SLEEP = 60.0
@@ -95,7 +95,7 @@ class Crons:
             if not (error.not_found or error.conflict):
                 raise
         else:
-            self._world.workflows.see(stopped)
+            self._see(stopped)
 
     async def _create(self, key: ObjectKey, obj: Json, scheduled: float) -> bool:
         """Makes the Workflow; False if there is one of that name, which is known from now on.
@@ -115,8 +115,14 @@ class Crons:
             why = f"Workflow {name} can't be made: {error}"
             await self._write_readiness(obj, Readiness(False, Reason.FAILED, why))
             raise RetryLaterError(why, REFUSED_AGAIN) from error
-        self._world.workflows.see(made)
+        self._see(made)
         return True
+
+    def _see(self, workflow: Json) -> None:
+        """Knows a Workflow as it was just written: the watch will tell nothing new, so nobody
+        else wakes it."""
+        self._world.workflows.see(workflow)
+        self._world.wake.workflow(key_of(workflow))
 
     async def _write_readiness(self, obj: Json, readiness: Readiness) -> None:
         """Says what is wrong, and leaves the rest of the status."""

@@ -51,6 +51,7 @@ from corral.plan.workflow import fail_too_large, plan
 from corral.reconcile.effective import Specs, depth_of, wanted_above
 from corral.reconcile.made import approvals_of, children_of, make_approval, make_child
 from corral.reconcile.queue import RetryLaterError
+from corral.reconcile.references import parents_of
 from corral.reconcile.slots import WorkflowKey
 from corral.reconcile.store import ObjectKey, key_of, owned_by
 from corral.reconcile.world import ANY_AGENT, World, with_status
@@ -470,8 +471,15 @@ class Workflows:
         self._world.workflows.see(written)
         record.run, record.fresh = p.run, True
         record.version = written["metadata"]["resourceVersion"]
+        self._tell_parents(written)
         await self._announce(previous, written, p)
         return written
+
+    def _tell_parents(self, written: Json) -> None:
+        """Wakes who made the Workflow: the watch tells nothing new of what was written here."""
+        for plural, name in parents_of(written, gone=False):
+            wake = self._world.wake.workflow if plural == WORKFLOWS.plural else self._world.wake.cron
+            wake((written["metadata"]["namespace"], name))
 
     async def _stall(
         self,
@@ -494,6 +502,7 @@ class Workflows:
             return
         written = await self._world.kube.put_status(WORKFLOWS, updated)
         self._world.workflows.see(written)
+        self._tell_parents(written)
         record.run = None
         reason = str(problems[0].reason)
         await post_event(self._world.kube, written, "Warning", reason, status.message or "")

@@ -67,10 +67,10 @@ def resumed(
             are not one for each pending call.
     """
     kept, messages = _read(conversation)
+    last = next((one for one in reversed(messages) if isinstance(one, ModelResponse)), None)
     calls = {
         _bound_id(part): part.tool_call_id
-        for message in messages
-        for part in (message.parts if isinstance(message, ModelResponse) else ())
+        for part in (last.parts if last else ())
         if isinstance(part, ToolCallPart) and part.tool_call_id in kept.pending
     }
     approvals: dict[str, bool | ToolApproved | ToolDenied] = {}

@@ -212,7 +212,7 @@ def _ordinal(
     Counted by place and not by time, so that it is the same when the conversation goes on in
     another attempt, and when calls of one answer run at the same time.
     """
-    wanted, count = digest(arguments), 0
+    wanted, count, found = digest(arguments), 0, 0
     for message in messages:
         for part in message.parts if isinstance(message, ModelResponse) else ():
             if not isinstance(part, ToolCallPart) or part.tool_name != name:
@@ -221,5 +221,5 @@ def _ordinal(
                 continue
             count += 1
             if part.tool_call_id == call_id:
-                return count
-    return max(count, 1)
+                found = count  # the last one: some servers begin to count ids anew in each answer
+    return found or max(count, 1)

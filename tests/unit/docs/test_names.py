@@ -126,7 +126,6 @@ STEPS: dict[str, object] = {
 }
 AGENT: dict[str, dict[str, object]] = {
     "spec.tools[].agent": {"tools": [{"name": "t", "agent": {"name": "x"}}]},
-    "spec.budget": {"budget": {"period": "Daily", "maxTokens": 1}},
     "spec.type": {"type": "Remote"},
     "spec.a2a": {"a2a": {"url": "http://a"}},
     "spec.image": {"image": "i"},

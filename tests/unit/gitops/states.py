@@ -144,15 +144,12 @@ STATES: dict[str, State] = {
     "Workflow that waits for a person": State(
         _run(
             "Running",
-            steps=[
-                {"name": "write", "phase": "Succeeded"},
-                {"name": "review", "phase": "Waiting", "approval": "x-review"},
-            ],
+            message="review: waits for a person's approval",
             **_GOING,
         ),
         PROGRESSING,
         IN_PROGRESS,
-        "step review waits for a person: x-review",
+        "review: waits for a person's approval",
     ),
     "Workflow that is suspended": State(
         _run("Suspended", **_GOING, Suspended="spec.suspend is set"),

@@ -8,7 +8,7 @@ from corral.api.agent import AgentSpec
 from corral.api.attempt import OperatorIdentity, WorkerConfig
 from corral.api.model import ModelSpec
 from corral.api.pool import PoolSpec
-from corral.plan.agent import agent_problems, model_problems, revision
+from corral.plan.agent import agent_problems, model_problems, models_used, revision
 from corral.plan.names import ANNOTATION_CONFIG, POOL_NAME_LIMIT, default_pool_name
 from corral.plan.pods import pod_manifest, pod_revision, pod_template, worker_config
 
@@ -188,7 +188,10 @@ def test_the_revision_changes_with_what_decides_the_answer(
             {**AGENT, "fallbackModels": [{"modelRef": {"name": "nobody"}}]},
             "spec.fallbackModels[0].modelRef",
         ),
-        ({**AGENT, "budget": {"period": "Daily", "maxTokens": 5}}, "spec.budget"),
+        (
+            {**AGENT, "budget": {"period": "Daily", "maxTokens": 5, "timeZone": "Mars/Olympus"}},
+            "spec.budget.timeZone",
+        ),
         ({**AGENT, "modelRef": {"name": "nobody"}}, "spec.modelRef"),
         ({}, "spec.modelRef"),
     ],
@@ -211,6 +214,17 @@ def test_what_an_agent_cannot_do_names_its_field(agent: object, field: str) -> N
 )
 def test_what_a_model_cannot_do_names_its_field(model: object, field: str) -> None:
     assert [p.field for p in model_problems(ModelSpec.model_validate(model))] == [field]
+
+
+def test_fallback_models_are_part_of_the_revision() -> None:
+    agent = AgentSpec.model_validate({**AGENT, "fallbackModels": [{"modelRef": {"name": "n"}}]})
+    models = {
+        name: ModelSpec.model_validate({**MODEL, "name": name}) for name in ("m", "n", "other")
+    }
+    used = models_used(agent, models)
+    assert list(used) == ["m", "n"]
+    changed = models_used(agent, {**models, "n": models["other"]})
+    assert revision(agent, used) != revision(agent, changed)
 
 
 @pytest.mark.parametrize("name", ["a", "researcher", "x" * 44, "x" * 45, "x" * 63])

@@ -52,7 +52,7 @@ def views(busy: int) -> dict[str, AgentView]:
 
 def asked_in(conversation: str) -> list[PendingCall]:
     """What a conversation of this world ended with."""
-    return [PendingCall.model_validate(call) for call in json.loads(conversation[5000:])]
+    return [PendingCall(call_id=one["id"], tool=one["tool"]) for one in json.loads(conversation[5000:])]
 
 
 class World:
@@ -92,9 +92,11 @@ class World:
         self,
         status: WorkflowStatus,
         results: Sequence[Result],
-        luck: Random,
+        seed: float,
         flights: dict[str, str],
     ) -> Pass:
+        luck = Random(seed)
+
         def fly(key: str, place: str) -> bool:
             return key not in self.foreign and flights.setdefault(key, place) == place
 
@@ -119,18 +121,20 @@ class World:
         return p
 
     def planned(
-        self, p: Pass, luck: Random, offered: Iterable[str] | None = None
+        self, p: Pass, seed: float, offered: Iterable[str] | None = None
     ) -> tuple[dict[str, Payload], dict[str, Slot]]:
         """Plans until nothing is to be looked up; facts come one by one, in any order."""
         slots: dict[str, Slot] = {}
+        luck = Random(seed)
 
         def claim(wants: Sequence[Want]) -> dict[str, Slot]:
             granted = {}
             for want in wants:
-                lucky = self.generous or luck.random() < 0.6
+                own = Random(f"{seed} {want.attempt_id}")
+                lucky = self.generous or own.random() < 0.6
                 if lucky if offered is None else want.attempt_id in offered:
-                    uid = f"u-{want.attempt_id}-{luck.random()}"
-                    granted[want.attempt_id] = Slot(Worker(pod=want.agent, uid=uid, url="h"), "r1")
+                    worker = Worker(pod=want.agent, uid=f"u-{own.random()}", url="h")
+                    granted[want.attempt_id] = Slot(worker, "r1")
             slots.update(granted)
             return granted
 
@@ -154,21 +158,21 @@ class World:
         """One pass, made twice, and then once more without news."""
         before, seed = self.status, self.luck.random()
         flights = dict(self.flights)
-        p = self.fresh(before, results, Random(seed), flights)
-        payloads, slots = self.planned(p, Random(seed))
+        p = self.fresh(before, results, seed, flights)
+        payloads, slots = self.planned(p, seed)
         after = status_of(p, before, 1)
 
-        again = self.fresh(before, results, Random(seed), dict(self.flights))
-        assert self.planned(again, Random(seed))[0] == payloads
+        again = self.fresh(before, results, seed, dict(self.flights))
+        assert self.planned(again, seed)[0] == payloads
         assert status_of(again, before, 1) == after
         assert from_journal(after.journal or "") == p.run
 
         for sha256, content in p.to_store.items():
             self.stored[ArtifactNeed(RUN_ID, sha256, len(content))] = json.loads(content)
         held = slots.keys() - payloads.keys()
-        quiet = self.fresh(after, (), Random(seed), dict(flights))
+        quiet = self.fresh(after, (), seed, dict(flights))
         quiet.children, quiet.reserve_agent = p.children, _same_grants(p)
-        assert self.planned(quiet, Random(seed), held)[0] == {}
+        assert self.planned(quiet, seed, held)[0] == {}
         assert status_of(quiet, after, 1) == after
         assert not quiet.warnings
 
@@ -239,8 +243,7 @@ class World:
             )
             if asks and error is None:
                 calls = [
-                    {"callId": str(n), "tool": luck.choice("tu"), "arguments": "{}"}
-                    for n in range(luck.randint(1, 2))
+                    {"id": str(n), "tool": luck.choice("tu")} for n in range(luck.randint(1, 2))
                 ]
                 text = "." * 5000 + json.dumps(calls)
                 needed = InputRequired(conversation=text, calls=asked_in(text))

@@ -78,6 +78,7 @@ class Lab:
         self.kube = FakeKube()
         self.events: list[str] = []
         self.wishes: list[float] = []
+        self.woken: list[str] = []
         work = {"steps": [{"name": "a", "transform": "x"}], "fromTheFuture": 1}
         meta = {
             "name": "c",
@@ -103,7 +104,10 @@ class Lab:
 
     def restart(self) -> None:
         """Another operator, which lists everything."""
-        wake = Wake(cron=lambda _, delay=0.0: self.wishes.append(delay))
+        wake = Wake(
+            cron=lambda _, delay=0.0: self.wishes.append(delay),
+            workflow=lambda key, delay=0.0: self.woken.append(key[1]),
+        )
         self.world = SimpleNamespace(
             kube=self.kube, crons=Store(), workflows=Store(), wake=wake
         )  # all of a World that these passes need
@@ -135,6 +139,7 @@ async def test_the_run_is_made_before_the_status_says_so(monkeypatch: pytest.Mon
     lab = Lab(monkeypatch)
     assert await lab.turn() == [f"create {RUN}", "status c"]
     assert lab.status["active"] == [RUN]
+    assert lab.woken == [RUN], "its watch has nothing new to tell"
     assert lab.events == ["Created"]
     [delay] = lab.wishes
     assert delay == pytest.approx(59)
@@ -217,6 +222,7 @@ async def test_the_old_run_is_stopped_before_the_new_one_is_made(
     lab.kube.time += 60
     assert await lab.turn() == [f"patch {RUN}", f"create c-{MINUTE + 2}", "status c"]
     assert lab.kube.objects[("workflows", RUN)]["spec"]["shutdown"] == "Stop"
+    assert lab.woken == [RUN, RUN, f"c-{MINUTE + 2}"]
     assert "Replaced" in lab.events
 
 

@@ -61,6 +61,20 @@ async def test_the_same_call_twice_is_two_effects_and_a_retry_repeats_neither() 
     assert sorted(one["outcome"] for one in made) == 2 * ["Answered"] + 2 * ["Repeated"]
 
 
+def test_ids_that_a_model_server_uses_again_are_told_apart() -> None:
+    from pydantic_ai.messages import ModelResponse, ToolCallPart
+
+    from corral.worker.toolset import _ordinal
+
+    def answer(call_id: str, **arguments: int) -> ModelResponse:
+        return ModelResponse(parts=[ToolCallPart("add", arguments, call_id)])
+
+    told = [answer("call_0", a=1), answer("call_1", a=1), answer("call_0", a=2)]
+    assert _ordinal(told, "add", {"a": 2}, "call_0") == 1
+    assert _ordinal(told, "add", {"a": 1}, "call_1") == 2
+    assert _ordinal([*told, answer("call_0", a=1)], "add", {"a": 1}, "call_0") == 3
+
+
 async def test_a_tool_that_is_not_allowed_is_neither_shown_nor_called() -> None:
     async with tools() as server:
         model = simulated(call("delete", name="x"), reply="gave up")

@@ -23,7 +23,7 @@ def get(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="[KIND]",
+            metavar="KIND",
             help="workflows (cwf), workflowtemplates (cwft), cronworkflows (ccron), "
             "approvalrequests (capproval), agents, agentpools or models; KIND/NAME works too.",
             autocompletion=complete.kinds,
@@ -31,7 +31,7 @@ def get(
     ] = "workflows",
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="One object.", autocompletion=complete.objects),
+        typer.Argument(metavar="NAME", help="One object.", autocompletion=complete.objects),
     ] = None,
     namespace: Namespace = None,
     all_namespaces: Annotated[

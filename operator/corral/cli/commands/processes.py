@@ -69,9 +69,9 @@ def tool_server(
         str | None, typer.Option("--token-file", metavar="FILE", help="The token to ask for.")
     ] = None,
 ) -> None:
-    """Serve tools over the Model Context Protocol, for demos and tests.
+    """Serve tools for agents, for demos and tests.
 
-    The protocol is at /mcp, the calls so far are at /journal.
+    The Model Context Protocol is at /mcp, the calls so far are at /journal.
 
     \b
     Examples:

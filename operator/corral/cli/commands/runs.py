@@ -109,7 +109,7 @@ def run(
 
 def submit(
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE...]", help="Files, or - for stdin.")
+        list[str] | None, typer.Argument(metavar="FILE", help="Files, or - for stdin.")
     ] = None,
     source: Annotated[
         str | None,
