@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster.harness import Cluster, manifest, workflow
+from tests.cluster.harness import Cluster, manifest, phases, workflow
 from tests.cluster.terminal import corral
 
 OPERATOR = "system:serviceaccount:corral-system:corral-operator"
@@ -96,3 +96,35 @@ def test_only_whom_the_cluster_lets_decide_decides(cluster: Cluster, tmp_path: P
     table = corral(cluster, "get", "approvals").stdout
     assert {"Approve", "Reject"} <= set(table.split())
     corral(cluster, "stop", "decided")
+
+
+def test_a_run_waits_for_a_person_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    ann = person(cluster, "ann", tmp_path, "corral-approver", "corral-view")
+    by = f"system:serviceaccount:{cluster.namespace}:ann"
+    spec = f"""
+    steps:
+    - {{name: one, transform: "1"}}
+    - name: sure
+      dependsOn: [one]
+      approval:
+        prompt: "Is $(steps.one.output) enough?"
+        approvers: [{{kind: User, name: "{by}"}}]
+        allowEdit: [title]
+    - name: two
+      dependsOn: [sure]
+      transform: $(steps.sure.output.by) $(steps.sure.output.values.title)
+    output: $(steps.two.output)
+    """
+    made = corral(cluster, "run", "--no-follow", "-", stdin=workflow("waits", spec))
+    assert made.returncode == 0, made.stderr
+    cluster.wait(
+        "workflow", "waits", lambda w: phases(w).get("sure") == "Waiting", "waiting for a person"
+    )
+    tree = corral(cluster, "get", "workflow/waits", "-o", "tree").stdout
+    assert "waits for approval" in tree
+    done = corral(cluster, "approve", "waits", "--yes", "--set", "title=Q3", "--kubeconfig", ann)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Question   Is 1 enough?" in done.stdout
+    ended = corral(cluster, "watch", "waits", "--timeout", "60s")
+    assert ended.returncode == 0, ended.stdout
+    assert f"{by} Q3" in ended.stdout

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from corral.api.types import Approver, Name, Resource, StepName, Text, Timestamp, rules
+from corral.api.types import Approver, Name, Resource, Text, Timestamp, rules
 
 UserName = Annotated[str, Field(min_length=1, max_length=1024)]
 """A person or an account, as the API server knows them."""
@@ -47,8 +47,8 @@ class Decision(Resource):
 
 def _unchanging() -> dict[str, Any]:
     """Rules that let a decision be made once, and nothing else ever change."""
-    required = ("workflowRef", "step", "prompt", "approvers")
-    optional = ("tool", "requestedBy", "allowSelfApproval", "allowEdit", "expiresAt")
+    required = ("workflowRef", "step", "prompt")
+    optional = ("approvers", "tool", "requestedBy", "allowSelfApproval", "allowEdit", "expiresAt")
     same = "self.{0} == oldSelf.{0}"
     perhaps = f"has(self.{{0}}) == has(oldSelf.{{0}}) && (!has(self.{{0}}) || {same})"
     fixed = dict.fromkeys(required, same) | dict.fromkeys(optional, perhaps)
@@ -57,6 +57,7 @@ def _unchanging() -> dict[str, Any]:
             (rule.format(field), f"{field} of an ApprovalRequest can't change")
             for field, rule in fixed.items()
         ),
+        ("has(self.approvers) || has(self.tool)", "a step's approval needs approvers"),
         (
             "!has(oldSelf.decision) || (has(self.decision) && self.decision == oldSelf.decision)",
             "a decision can't be changed or taken back",
@@ -76,7 +77,7 @@ class ApprovalRequestSpec(Resource):
 
     workflow_ref: WorkflowIdentity
     """The run that waits."""
-    step: StepName
+    step: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-zA-Z0-9_.\[\]]+$")]
     """The run's step that waits."""
     prompt: Text
     """What the person is asked."""
@@ -86,8 +87,9 @@ class ApprovalRequestSpec(Resource):
     """Who made the run; absent if that is not known."""
     allow_self_approval: bool = False
     """Whether whoever made the run may decide too; if false, who made it has to be known."""
-    approvers: Annotated[list[Approver], Field(min_length=1, max_length=32)]
-    """Who may decide; one decision is enough."""
+    approvers: Annotated[list[Approver], Field(min_length=1, max_length=32)] | None = None
+    """Who may decide; one decision is enough. Absent, which only a tool call's may be: whoever
+    has the verb approve."""
     allow_edit: Annotated[list[ValueName], Field(max_length=32)] | None = None
     """Names of values that the person may set with the decision."""
     expires_at: Timestamp | None = None

@@ -87,23 +87,28 @@ def pending(cluster: Cluster, namespace: str, name: str, step: str | None) -> di
     of_workflow = _of_workflow(cluster, namespace, name, requests)
     if step is not None:
         steps = [request["spec"]["step"] for request in of_workflow]
-        of_step = [request for request in of_workflow if request["spec"]["step"] == step]
-        if not of_step:
+        of_workflow = [request for request in of_workflow if request["spec"]["step"] == step]
+        if not of_workflow:
             hint = similar(step, steps) or (f"; there are {', '.join(steps)}" if steps else "")
             raise CliError(f"no step {step!r} of Workflow {name!r} asks for approval{hint}")
-        waiting = [request for request in of_step if "decision" not in request["spec"]]
-        return waiting[-1] if waiting else _undecided(of_step[-1])
     waiting = [request for request in of_workflow if "decision" not in request["spec"]]
     if len(waiting) == 1:
         return waiting[0]
-    if not waiting:
-        raise CliError(f"nothing of Workflow {name!r} waits for a decision")
-    lines = [f"  --step {r['spec']['step']}: {_first_line(r['spec']['prompt'])}" for r in waiting]
-    raise CliError(
-        f"{len(waiting)} steps of Workflow {name!r} wait for a decision; choose one:\n"
-        + "\n".join(lines),
-        Exit.USAGE,
-    )
+    if waiting:
+        raise CliError(_choice(name, waiting), Exit.USAGE)
+    if step is not None:
+        return _undecided(of_workflow[-1])
+    raise CliError(f"nothing of Workflow {name!r} waits for a decision")
+
+
+def _choice(name: str, waiting: list[dict[str, Any]]) -> str:
+    """A line for each; where a step asks for several things, by their own names."""
+    steps = [request["spec"]["step"] for request in waiting]
+    lines = [f"{len(waiting)} decisions are waited for by Workflow {name!r}; choose one:"]
+    for request, step in zip(waiting, steps, strict=True):
+        option = f"--step {step}" if steps.count(step) == 1 else f"{_name(request)} (step {step})"
+        lines.append(f"  {option}: {_first_line(request['spec']['prompt'])}")
+    return "\n".join(lines)
 
 
 def _of_workflow(

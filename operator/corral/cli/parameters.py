@@ -183,11 +183,12 @@ def problems_of(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterato
     except SchemaError as wrong:
         yield f"the template's parameters are no JSON Schema: {wrong.message}"
         return
+    for name in schema.get("required") or []:
+        if name not in whole:
+            yield f"parameter {name!r}: must be given: -p {name}=…"
     for error in sorted(Draft202012Validator(schema).iter_errors(whole), key=lambda e: e.json_path):
         if error.validator == "required" and not error.path:
-            missing = [name for name in error.validator_value if name not in whole]
-            yield from (f"parameter {name!r}: must be given: -p {name}=…" for name in missing)
-            return
+            continue
         first, *rest = [*error.path] or [""]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
         about = f"parameter {str(first) + where!r}: " if first != "" else ""

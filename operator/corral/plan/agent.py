@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from corral.api.agent import AgentLimits, AgentSpec
+from corral.api.agent import AgentLimits, AgentSpec, MCPServer
 from corral.api.errors import ConditionType, Reason
 from corral.api.model import OPENAI_COMPATIBLE, OWN_PROTOCOL, SIMULATED, ModelSpec
 from corral.api.types import Condition
@@ -124,21 +124,35 @@ def tool_runner() -> AgentSpec:
 
 
 def approvers_of(spec: AgentSpec) -> dict[str, tuple[dict[str, str], ...]]:
-    """By tool entry: who may approve its calls; empty for whoever has the verb ``approve``."""
-    return {
-        tool.name: tuple({"kind": one.kind, "name": one.name} for one in tool.mcp.approvers or ())
-        for tool in spec.tools or []
-        if tool.mcp is not None
-    }
+    """Who may approve the calls of a tool, by what the model calls it.
+
+    Nobody named means whoever has the verb ``approve``. Under the empty name stands everybody who
+    may approve any: for a tool whose name can't be told.
+    """
+    found: dict[str, tuple[dict[str, str], ...]] = {"": ()}
+    for name, server in _guarded(spec):
+        named = tuple({"kind": one.kind, "name": one.name} for one in server.approvers or ())
+        found[name] = named
+        found[""] += tuple(one for one in named if one not in found[""])
+    return found
 
 
 def self_approved(spec: AgentSpec) -> frozenset[str]:
-    """The tool entries whose calls whoever made the Workflow may approve."""
-    return frozenset(
-        tool.name
-        for tool in spec.tools or []
-        if tool.mcp is not None and tool.mcp.allow_self_approval
-    )
+    """The tools whose calls whoever made the Workflow may approve, as the model calls them."""
+    return frozenset(name for name, server in _guarded(spec) if server.allow_self_approval)
+
+
+def _guarded(spec: AgentSpec) -> Iterator[tuple[str, MCPServer]]:
+    """The tools that need approval: by their own names, and by those that two servers' clash."""
+    for tool in spec.tools or []:
+        for name in (tool.mcp.require_approval if tool.mcp else None) or []:
+            assert tool.mcp is not None
+            yield _called(name), tool.mcp
+            yield _called(f"{tool.name}_{name}"), tool.mcp
+
+
+def _called(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
 
 
 def _tool_problems(spec: AgentSpec) -> Iterator[Problem]:

@@ -317,17 +317,19 @@ class _Purse:
             wanted = budget.worst_case(rates, input_bytes)
             if not self._fits(frame, wanted):
                 return False
-        limited = self._limited(view, wanted)
+        limited = self._limited(view, node, wanted)
         budget.reserve(node, limited)
         self._take(limited)
         return True
 
-    def _limited(self, view: AgentView, wanted: Reservation) -> Reservation:
+    def _limited(self, view: AgentView, node: Node, wanted: Reservation) -> Reservation:
         """What is held for an attempt: nothing of what nobody limits."""
         own = self._budget
-        cost = view.rates.max_cost is not None or view.limits_cost
+        of_agent = node.model is None  # its budget is over where a fallback is asked instead
+        cost = view.rates.max_cost is not None or (view.limits_cost and of_agent)
         cost = cost or (own is not None and own.max_cost_usd is not None)
-        tokens = view.limits_tokens or (own is not None and own.max_tokens is not None)
+        tokens = view.limits_tokens and of_agent
+        tokens = tokens or (own is not None and own.max_tokens is not None)
         return Reservation(wanted.cost if cost else None, wanted.tokens if tokens else 0)
 
     def _fits(self, frame: Frame, wanted: Reservation) -> bool:
@@ -429,7 +431,7 @@ def _payload(
         input_data=content.data,
         output_schema=spec.output_schema,
         model_ref=node.model,
-        max_cost_usd=node.reserved,
+        max_cost_usd=node.reserved or None,  # what is free can't be stopped for its cost
         max_tokens=node.reserved_tokens or None,
         tool=content.tool,
         conversation=content.conversation,

@@ -319,7 +319,7 @@ def _wanted_call(p: Pass, spec: StepSpec, node: Node, number: int, shown: str) -
         name=call.approval,
         step=shown,
         prompt=f"Agent {agent} asks to call the tool {call.tool}.",
-        approvers=view.approvers.get(call.tool, ()) if view else (),
+        approvers=view.approvers.get(call.tool, view.approvers.get("", ())) if view else (),
         allow_self_approval=bool(view and call.tool in view.self_approval),
         tool=(call.tool, call.arguments),
     )

@@ -122,8 +122,12 @@ def give_up(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: int) -> No
         p.run.unsettled[identity] = node.worker
         p.run.hold(identity, node)
     elif node.child is not None and node.phase is StepPhase.RUNNING:
-        p.run.unsettled_children.append(node.child)
-        p.run.hold(node.child, node)
+        view = p.children.get(node.child)  # None: it was never made
+        if view is not None and view.finished:
+            node.used.add(view.used)
+        elif view is not None:
+            p.run.unsettled_children.append(node.child)
+            p.run.hold(node.child, node)
     node.rest()
 
 

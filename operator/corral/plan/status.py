@@ -245,8 +245,16 @@ def _waiting(p: Pass) -> tuple[Reason, str] | None:
 
 
 def _waiting_message(p: Pass) -> str:
-    waiting = None if p.run.finished_for_good else _waiting(p)
+    if p.run.finished_for_good:
+        return ""
+    if p.run.exceeded is not None:
+        return _over_budget(p.run.exceeded)
+    waiting = _waiting(p)
     return waiting[1] if waiting else ""
+
+
+def _over_budget(limit: str) -> str:
+    return f"the budget of {limit} has too little left for the next step; raise it to go on"
 
 
 def _conditions(p: Pass, previous: Sequence[Condition]) -> list[Condition]:
@@ -280,7 +288,7 @@ def _conditions(p: Pass, previous: Sequence[Condition]) -> list[Condition]:
         why, text = Reason.SUSPENDED if suspended else Reason.RESUMED, ""
         if suspended and run.exceeded is not None:
             why = Reason.BUDGET_EXCEEDED
-            text = f"the budget of {run.exceeded} is spent; raise spec.budget to go on"
+            text = _over_budget(run.exceeded)
         current.append(condition(ConditionType.SUSPENDED, suspended, why, text))
     degraded = [f"step {name}: {step.message}" for name, step in run.steps.items() if step.degraded]
     degraded += [

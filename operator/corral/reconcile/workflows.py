@@ -665,6 +665,8 @@ class Workflows:
         """Events for what a person looks for: start, end, suspension, what is missing."""
         kube = self._world.kube
         run = p.run
+        for warning in p.warnings:
+            await post_event(kube, written, "Warning", "BudgetWarning", warning)
         if run.phase is not previous.phase:
             metrics.WORKFLOW_TRANSITIONS.labels(p.namespace, run.phase.value).inc()
         if run.phase in (previous.phase, WorkflowPhase.PENDING):
@@ -685,7 +687,7 @@ class Workflows:
         after = find(_status(written).conditions, ConditionType.RECONCILING)
         if (
             after is not None
-            and after.reason != Reason.PROGRESSING
+            and after.reason not in (Reason.PROGRESSING, Reason.APPROVAL_PENDING)
             and (before is None or before.reason != after.reason)
             and after.message
         ):

@@ -68,12 +68,23 @@ def test_of_several_one_has_to_be_chosen(api: Api, corral: Corral) -> None:
     request(api, "b", "second", prompt="Long.\nMuch more.")
     code, _, err = corral("approve", "w", "--yes")
     assert code == 2
-    assert "2 steps of Workflow 'w' wait for a decision; choose one:" in err
+    assert "2 decisions are waited for by Workflow 'w'; choose one:" in err
     assert "  --step second: Long.\n" in err
     assert corral("approve", "w", "--yes", "--step", "second")[0] == 0
     assert api.objects[f"{REQUESTS}/b"]["spec"]["decision"]["verdict"] == "Approve"
     assert "decision" not in api.objects[f"{REQUESTS}/a"]["spec"]
     assert corral("approve", "w", "--yes")[0] == 0, "one is left"
+
+
+def test_of_several_of_one_step_one_is_chosen_by_its_own_name(api: Api, corral: Corral) -> None:
+    request(api, "call-1", "publish", prompt="Delete x?")
+    request(api, "call-2", "publish", prompt="Delete y?")
+    code, _, err = corral("approve", "w", "--yes", "--step", "publish")
+    assert code == 2
+    assert "  call-2 (step publish): Delete y?\n" in err
+    assert corral("approve", "call-2", "--yes")[0] == 0
+    assert "decision" in api.objects[f"{REQUESTS}/call-2"]["spec"]
+    assert "decision" not in api.objects[f"{REQUESTS}/call-1"]["spec"]
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_what_breaks_the_schema_is_told_with_the_parameters_name(
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
-    with pytest.raises(CliError, match=r"(?s)'count'.*'deep'"):
-        arguments(Given.of(["topic=a", "count=x", "deep=x"], None), None, SCHEMA, {})
+    with pytest.raises(CliError, match=r"(?s)'topic': must be given.*'count'.*'deep'"):
+        arguments(Given.of(["count=x", "deep=x"], None), None, SCHEMA, {})
 
 
 def test_other_names_are_taken_where_the_schema_says_so() -> None:

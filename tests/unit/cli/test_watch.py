@@ -92,3 +92,12 @@ def test_objects_can_be_chosen_by_label(api: Api, corral: Corral) -> None:
     assert corral("get", "-l", "team=red")[0] == 0
     assert api.queries[-1] == {"labelSelector": ["team=red"]}
     assert corral("get", "workflow", "w", "-l", "team=red")[0] == 2
+
+
+@pytest.mark.parametrize("before", [["-n", "demo"], ["--namespace=demo"], []])
+def test_where_may_be_said_before_the_command(
+    api: Api, corral: Corral, before: list[str], config: str
+) -> None:
+    api.put(f"{WORKFLOWS}/w", MANIFEST)
+    words = [*before, "--kubeconfig", config, "get", "-o", "name"]
+    assert corral(*words, cluster=False)[:2] == (0, "workflow.corral.dev/w\n")

@@ -95,14 +95,14 @@ class World:
         seed: float,
         flights: dict[str, str],
     ) -> Pass:
-        luck = Random(seed)
-
         def fly(key: str, place: str) -> bool:
             return key not in self.foreign and flights.setdefault(key, place) == place
 
         def grant(agent: str, attempt: str, cost: Decimal | None, tokens: int) -> Grant:
-            generous = self.generous or luck.random() < 0.9
-            return Grant.GRANTED if generous else luck.choice([Grant.LATER, Grant.EXCEEDED])
+            own = Random(f"{seed} {agent} {attempt}")
+            if self.generous or own.random() < 0.9:
+                return Grant.GRANTED
+            return own.choice([Grant.LATER, Grant.EXCEEDED])
 
         p = Pass(
             NAME,
@@ -171,7 +171,7 @@ class World:
             self.stored[ArtifactNeed(RUN_ID, sha256, len(content))] = json.loads(content)
         held = slots.keys() - payloads.keys()
         quiet = self.fresh(after, (), seed, dict(flights))
-        quiet.children, quiet.reserve_agent = p.children, _same_grants(p)
+        quiet.children = p.children
         assert self.planned(quiet, seed, held)[0] == {}
         assert status_of(quiet, after, 1) == after
         assert not quiet.warnings
@@ -286,16 +286,6 @@ class World:
 
     def decide(self, name: str, verdict: str) -> None:
         self.approvals[name] = ApprovalView(verdict, "ann", "because", {"n": "1"})
-
-
-def _same_grants(p: Pass) -> Any:
-    """Agents' budgets say to what they held back what they said before."""
-    held = set(p.held_agents)
-
-    def grant(agent: str, *_: object) -> Grant:
-        return Grant.EXCEEDED if agent in held else Grant.LATER
-
-    return grant
 
 
 def nodes_of(p: Pass) -> Iterator[tuple[str, Any, Any, Any]]:
