@@ -127,8 +127,10 @@ def _box(
     inner: Mapping[str, StepState] = {}
     if state is not None and state.nodes and not state.is_fan_out:
         inner = state.nodes[0].steps or {}
-    # What is inside a fan-out runs once an item: the items have phases, the steps have not.
-    below = view if view is not None and step.for_each is None else None
+    # What is inside a fan-out runs once an item: the items have phases, the steps have not. And
+    # of what is over the journal does not keep the nested steps.
+    over = state is not None and state.final and not inner
+    below = view if view is not None and step.for_each is None and not over else None
     inside = tuple(_box(one, f"{id_}.", inner, below) for one in nested)
     lines = (step.name, *_said(step), *_progress(step, view, top="." not in id_))
     return Box(id_, _kind(step), lines, phase, inside)

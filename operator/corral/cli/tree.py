@@ -254,6 +254,8 @@ def _nested(spec: Step, state: StepState | None, now: float) -> Iterator[_Entry]
     if spec.steps is None or spec.for_each is not None:
         return
     inner = (state.nodes[0].steps if state and state.nodes else None) or {}
+    if state is not None and state.final and not inner:
+        return  # the journal keeps the nested steps of what goes on
     for nested in spec.steps:
         yield _inner(nested, inner.get(nested.name) or StepState(), now)
 

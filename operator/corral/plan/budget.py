@@ -85,6 +85,15 @@ def remaining(budget: WorkflowBudget, run: Run) -> tuple[Decimal | None, int | N
     return cost, tokens
 
 
+def stricter(cost: Decimal | None, tokens: int | None, own: WorkflowBudget | None) -> Reservation:
+    """What a child may spend of what its parent has left, within its template's own budget."""
+    if cost is not None and own is not None and own.max_cost_usd is not None:
+        cost = min(cost, Decimal(own.max_cost_usd))
+    if tokens is not None and own is not None and own.max_tokens is not None:
+        tokens = min(tokens, own.max_tokens)
+    return Reservation(cost, tokens or 0)
+
+
 def fits(left: tuple[Decimal | None, int | None], wanted: Reservation) -> bool:
     """Whether a reservation is within what is left."""
     cost, tokens = left

@@ -156,7 +156,9 @@ def _call(p: Pass, frame: Frame, spec: StepSpec, step: Step, index: int) -> bool
             p.starved = True
             return False
     _arguments(frame, spec, step, index, node.attempt + 1)
-    node.reserved, node.reserved_tokens = cost, tokens or 0
+    own = (p.templates or {}).get(spec.workflow.template_ref.name) if spec.workflow else None
+    reserved = budget.stricter(cost, tokens, own)
+    node.reserved, node.reserved_tokens = reserved.cost, reserved.tokens
     node.attempt += 1
     identity = frame.running_attempt_id(spec, index, node)
     node.child = made_name(p.name, identity)
@@ -349,6 +351,8 @@ def wanted_children(p: Pass) -> list[WantedChild]:
                         arguments=_arguments(frame, spec, step, index, node.attempt),
                         max_cost=node.reserved,
                         max_tokens=node.reserved_tokens or None,
+                        concludes=p.spec.budget is not None
+                        and p.spec.budget.on_exceeded == "Conclude",
                     )
                 )
     return wanted

@@ -9,7 +9,7 @@ from typing import Any
 
 from corral.api.attempt import InputRequired, ToolDecision, ToolInvocation
 from corral.api.errors import ErrorClass, Reason
-from corral.api.workflow import WorkflowPhase, WorkflowSpec
+from corral.api.workflow import WorkflowBudget, WorkflowPhase, WorkflowSpec
 from corral.plan.facts import Facts
 from corral.plan.frames import Frames
 from corral.plan.state import Consumption, Run, Stored, Worker
@@ -187,6 +187,8 @@ class WantedChild:
     max_cost: Decimal | None = None
     """US dollars that it may spend."""
     max_tokens: int | None = None
+    concludes: bool = False
+    """Whether it is to end with what there is once that is spent."""
 
 
 def _always(*_: object) -> bool:
@@ -219,8 +221,8 @@ class Pass:
     """The run's ApprovalRequests, by name."""
     children: Mapping[str, ChildView] = field(default_factory=dict)
     """The run's child Workflows, by name."""
-    templates: frozenset[str] | None = None
-    """The WorkflowTemplates of the namespace; None where nobody knows."""
+    templates: Mapping[str, WorkflowBudget | None] | None = None
+    """The WorkflowTemplates of the namespace, with their budgets; None where nobody knows."""
     depth: int = 1
     """1 for a Workflow that people made, 2 for its children."""
     memo_scope: str = ""

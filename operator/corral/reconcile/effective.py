@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from corral.api.errors import Reason
 from corral.api.template import TemplateSpec
-from corral.api.workflow import FINAL_WORKFLOW_PHASES, WorkflowSpec
+from corral.api.workflow import FINAL_WORKFLOW_PHASES, WorkflowBudget, WorkflowSpec
 from corral.kube.client import Json
 from corral.plan.names import API_VERSION
 from corral.plan.state import Run
@@ -36,6 +36,7 @@ class Specs:
     def __init__(self, world: World) -> None:
         self._world = world
         self._checked: dict[str, tuple[object, Effective]] = {}
+        self._templates: dict[str, tuple[int, dict[str, TemplateSpec]]] = {}
 
     def forget(self, uid: str) -> None:
         """Nothing is kept of a Workflow that has ended or is gone."""
@@ -94,12 +95,23 @@ class Specs:
 
     def templates(self, namespace: str) -> dict[str, TemplateSpec]:
         """The WorkflowTemplates of a namespace that can be read, by name."""
+        changes = self._world.templates.changes(namespace)
+        known = self._templates.get(namespace)
+        if known is None or known[0] != changes:
+            known = self._templates[namespace] = (changes, self._read_templates(namespace))
+        return known[1]
+
+    def _read_templates(self, namespace: str) -> dict[str, TemplateSpec]:
         found = {}
         for obj in self._world.templates.in_namespace(namespace):
             template = read_spec(TemplateSpec, obj)
             if isinstance(template, TemplateSpec):
                 found[obj["metadata"]["name"]] = template
         return found
+
+    def budgets(self, namespace: str) -> dict[str, WorkflowBudget | None]:
+        """The budgets of a namespace's WorkflowTemplates, by the template's name."""
+        return {name: template.budget for name, template in self.templates(namespace).items()}
 
 
 def _of_template(name: str, problem: Problem) -> Problem:

@@ -11,7 +11,7 @@ from decimal import ROUND_DOWN, Decimal
 from pydantic import ValidationError
 
 from corral.api.approval import ApprovalRequestSpec
-from corral.api.errors import ConditionType
+from corral.api.errors import ConditionType, ErrorClass, Reason
 from corral.api.template import TemplateSpec
 from corral.api.types import Usage
 from corral.api.workflow import FINAL_WORKFLOW_PHASES, WorkflowBudget, WorkflowStatus
@@ -61,9 +61,14 @@ def children_of(world: World, workflow: Json, names: Iterable[str]) -> dict[str,
     found = {}
     for name in names:
         obj = world.workflows.get((namespace, name))
-        if obj is not None and owned_by(obj, uid):
+        # Anybody can write an ownerReference, but nobody another's name as who made it.
+        if obj is not None and owned_by(obj, uid) and _maker(obj) == _maker(workflow):
             found[name] = _child_view(obj)
     return found
+
+
+def _maker(obj: Json) -> str | None:
+    return (obj["metadata"].get("annotations") or {}).get(ANNOTATION_CREATED_BY)
 
 
 def _child_view(obj: Json) -> ChildView:
@@ -83,16 +88,24 @@ def _child_view(obj: Json) -> ChildView:
     if is_reference(output):
         place = parse(output)
         output, stored = None, Stored(sha256=place.sha256, size=place.size, run_id=place.run_id)
-    failed = [row for row in status.steps or [] if row.phase == "Failed"]
     return ChildView(
         phase=status.phase,
         finished=True,
         used=consumption(status.usage),
         output=output,
         stored=stored,
-        reason=(failed[0].reason or "") if failed else "",
+        reason=_why_failed(status),
         message=status.message or "",
     )
+
+
+def _why_failed(status: WorkflowStatus) -> str:
+    """The error class of the step that failed, or of the budget."""
+    ended = find(status.conditions, ConditionType.FINISHED)
+    if ended is not None and ended.reason == Reason.BUDGET_EXCEEDED:
+        return ErrorClass.BUDGET
+    reasons = [row.reason for row in status.steps or [] if row.phase == "Failed"]
+    return next((reason for reason in reasons if reason), "")
 
 
 def consumption(usage: Usage | None) -> Consumption:
@@ -158,21 +171,19 @@ async def make_child(world: World, workflow: Json, wanted: WantedChild) -> None:
 
 
 def _budget(wanted: WantedChild, own: WorkflowBudget | None) -> Json | None:
-    """The stricter of what the parent has left and what the template says; None for the latter."""
+    """The stricter of what the parent has left and what the template says; None for the latter.
+
+    Where the parent suspends, the child fails: raising the parent's budget would not reach it.
+    """
     if wanted.max_cost is None and wanted.max_tokens is None:
         return None
-    limits: Json = own.to_json() if own else {"onExceeded": "Fail"}
+    ends = "Conclude" if wanted.concludes else "Fail"
+    limits: Json = own.to_json() if own else {"onExceeded": ends}
     if wanted.max_cost is not None:
-        costs = [wanted.max_cost]
-        if own is not None and own.max_cost_usd is not None:
-            costs.append(Decimal(own.max_cost_usd))
-        least = min(costs).quantize(SMALLEST_MONEY, ROUND_DOWN)
+        least = wanted.max_cost.quantize(SMALLEST_MONEY, ROUND_DOWN)
         limits["maxCostUSD"] = f"{least.normalize():f}"
     if wanted.max_tokens is not None:
-        tokens = [wanted.max_tokens]
-        if own is not None and own.max_tokens is not None:
-            tokens.append(own.max_tokens)
-        limits["maxTokens"] = min(tokens)
+        limits["maxTokens"] = wanted.max_tokens
     return limits
 
 

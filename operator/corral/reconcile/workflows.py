@@ -264,7 +264,7 @@ class Workflows:
             results=results,
             patience_until=world.patience_until,
             depth=depth_of(world.workflows, obj),
-            templates=frozenset(self._specs.templates(key[0])) if calls else None,
+            templates=self._specs.budgets(key[0]) if calls else None,
             memo_scope=template.get("name", ""),
             unavailable=unavailable,
             reserve_agent=lambda agent, attempt, cost, tokens: world.budgets.reserve(

@@ -322,6 +322,15 @@ def test_nested_steps_iterations_children_approvals_and_memoized_results() -> No
     )
 
 
+def test_nested_steps_that_are_over_are_not_said_to_be_pending() -> None:
+    spec = {"steps": [{"name": "outer", "steps": [SPEC["steps"][0]]}]}
+    run = Run(run_id="r", steps={"outer": StepState(phase=StepPhase.SUCCEEDED, nodes=[Node()])})
+    rows = [{"name": "outer", "phase": "Succeeded"}]
+    status = {"phase": "Running", "steps": rows, "journal": to_journal(run)}
+    shown = [line.plain for line in tree(view(status, spec), 80, NOW)]
+    assert [line.strip() for line in shown[1:]] == ["└─ ✓ outer  Succeeded"]
+
+
 def test_items_of_nested_steps_that_need_a_look() -> None:
     spec = {"steps": [{"name": "outer", "forEach": {"items": [1]}, "steps": [SPEC["steps"][0]]}]}
     status = {
