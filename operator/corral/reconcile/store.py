@@ -3,6 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
+from pydantic import ValidationError
+
+from corral.api.workflow import WorkflowStatus
 from corral.kube.client import Json
 from corral.plan.names import LABEL_POOL
 
@@ -29,6 +32,14 @@ def owned_by(obj: Json, uid: str) -> bool:
 def _version(obj: Json) -> int:
     version = obj["metadata"].get("resourceVersion", "0")
     return int(version) if version.isdigit() else 0
+
+
+def workflow_status(obj: Json) -> WorkflowStatus:
+    """A Workflow's status; what can't be read of it is made anew, the journal is kept."""
+    try:
+        return WorkflowStatus.model_validate(obj.get("status") or {})
+    except ValidationError:
+        return WorkflowStatus(journal=(obj.get("status") or {}).get("journal"))
 
 
 class Store:

@@ -9,13 +9,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pydantic import ValidationError
-
 from corral.api.attempt import WORKER_PORT
-from corral.api.errors import ConditionType, Reason
+from corral.api.errors import Reason
 from corral.api.workflow import (
-    FINAL_WORKFLOW_PHASES,
-    WorkflowPhase,
     WorkflowSpec,
     WorkflowStatus,
 )
@@ -26,13 +22,11 @@ from corral.kube.events import post_event
 from corral.plan import state
 from corral.plan.attempts import Place, payload_at, running_attempts
 from corral.plan.budget import Reservation
-from corral.plan.conditions import find
 from corral.plan.expressions import ExpressionError
 from corral.plan.facts import NotYetKnownError
 from corral.plan.kinds import children_under_way, wanted_approvals, wanted_children
 from corral.plan.names import ANNOTATION_CORRELATION_ID, TOOL_RUNNER
 from corral.plan.observed import AgentView, Pass, Payload, Result, Slot, Want
-from corral.plan.retention import expiry, keeper
 from corral.plan.selection import agent_of_attempt, all_steps
 from corral.plan.state import (
     Consumption,
@@ -44,16 +38,18 @@ from corral.plan.state import (
     from_journal,
 )
 from corral.plan.status import stalled_status, status_of
-from corral.plan.takeover import stored_in, take_over, takeover_problems
 from corral.plan.template import called_by
 from corral.plan.validate import Problem
 from corral.plan.workflow import fail_too_large, plan
+from corral.reconcile.announce import announce
 from corral.reconcile.effective import Specs, depth_of, wanted_above
 from corral.reconcile.made import approvals_of, children_of, make_approval, make_child
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.references import parents_of
+from corral.reconcile.retire import Retirement
+from corral.reconcile.retries import take_over_from
 from corral.reconcile.slots import WorkflowKey
-from corral.reconcile.store import ObjectKey, key_of, owned_by
+from corral.reconcile.store import ObjectKey, key_of, owned_by, workflow_status
 from corral.reconcile.world import ANY_AGENT, World, with_status
 from corral.telemetry import metrics
 from corral.telemetry.logs import log_context
@@ -67,8 +63,6 @@ ROW_LIMIT = 16_384
 """Bytes that a row can't have more of: a status of few rows need not be measured."""
 SETTLED_DEMAND_DELAY = 0.25
 """Seconds after which agents hear of demand that merely changed."""
-DELETION_PERIOD = 0.1
-"""Seconds between two deletions of runs whose time is over."""
 COALESCE = 0.05
 """Seconds for which a result waits for others that may come."""
 
@@ -100,9 +94,7 @@ class Workflows:
         self._specs = Specs(world)
         self._abandoned: set[str] = set()
         """UIDs of child Workflows that their parents' steps do not want any more."""
-        self._spared: set[str] = set()
-        """UIDs of finished Workflows of which it was told that somebody keeps them."""
-        self._next_deletion = 0.0
+        self._retirement = Retirement(world)
 
     async def strays(self, attempts: Iterable[str]) -> set[str]:
         """Those attempts of which the newest status says nothing: recorded, or of no run at all.
@@ -132,7 +124,7 @@ class Workflows:
             raise
         if obj["metadata"]["uid"] != run_id or obj["metadata"].get("deletionTimestamp"):
             return {}
-        return _on_workers_of(_status(obj))
+        return _on_workers_of(workflow_status(obj))
 
     async def reconcile(self, key: WorkflowKey) -> None:
         """One pass.
@@ -185,7 +177,7 @@ class Workflows:
         self._world.wake.workflow(key)
 
     async def _pass(self, key: WorkflowKey, obj: Json, record: _Record) -> None:
-        previous = _status(obj)
+        previous = workflow_status(obj)
         run = self._run(obj, record, previous)
         if isinstance(run, Problem):
             await self._stall(obj, record, None, previous, [run])
@@ -198,7 +190,7 @@ class Workflows:
             return
         if run.finished_for_good and not run.unsettled:
             self._settle(key, record, run, spec, set())
-            await self._retire(key, obj, spec, run)
+            await self._retirement.look(key, obj, spec)
             if previous.observed_generation == obj["metadata"]["generation"]:
                 return
         if not record.fresh and (running := _on_workers(run)):
@@ -207,7 +199,7 @@ class Workflows:
             return
         unavailable = what.unavailable
         if not began and unavailable is None:
-            lacking = await self._take_over(obj, spec, run)
+            lacking = await take_over_from(self._world, self._specs, obj, spec, run)
             if isinstance(lacking, Problem):
                 await self._stall(obj, record, spec, previous, [lacking])
                 return
@@ -230,7 +222,7 @@ class Workflows:
         self._settle(key, record, p.run, spec, freed)
         await self._share(key, p)
         if p.run.finished_for_good:
-            await self._retire(key, obj, spec, p.run)
+            await self._retirement.look(key, obj, spec)
         elif p.wake:
             self._world.wake.workflow(key, max(0.0, min(p.wake) - self._world.kube.now()))
 
@@ -312,67 +304,10 @@ class Workflows:
             raise RetryLaterError(f"outputs can't be stored or read: {error}") from error
         return payloads
 
-    async def _take_over(
-        self, obj: Json, spec: WorkflowSpec, run: Run
-    ) -> tuple[Reason, str] | Problem | None:
-        """What a retry need not do again; or why that can't be told, yet or at all."""
-        if spec.retry_of is None or run.steps:
-            return None
-        name, namespace = spec.retry_of.name, obj["metadata"]["namespace"]
-        found = self._world.workflows.get((namespace, name))
-        if found is None:
-            why = f"spec.retryOf: there is no Workflow {name!r}"
-            return Reason.WORKFLOW_NOT_FOUND, why
-        status = _status(found)
-        if status.phase not in FINAL_WORKFLOW_PHASES:
-            return Reason.WORKFLOW_NOT_FOUND, f"spec.retryOf: Workflow {name!r} has not ended"
-        try:
-            old = from_journal(status.journal or "")
-        except JournalError as error:
-            return Problem("spec.retryOf", f"Workflow {name!r}: {error}")
-        before = self._specs.effective(found, old).spec
-        if before is None:
-            return Problem("spec.retryOf", f"Workflow {name!r} can't be read")
-        if problems := takeover_problems(spec, before, name):
-            return problems[0]
-        take_over(run, spec, old, before, self._world.kube.now())
-        kept = set(run.steps)
-        try:
-            for step in kept:
-                of_step = Run(run_id=old.run_id, steps={step: old.steps[step]})
-                for stored in stored_in(of_step):
-                    source = stored.run_id or old.run_id
-                    await self._world.library.hand_over(
-                        namespace, source, run.run_id, stored.sha256
-                    )
-        except ArtifactStoreError as error:
-            run.steps.clear()
-            raise RetryLaterError(f"outputs can't be taken over: {error}") from error
-        return None
-
-    async def _retire(self, key: WorkflowKey, obj: Json, spec: WorkflowSpec, run: Run) -> None:
-        """Deletes a run whose time is over, unless somebody else looks after the object."""
-        finished_at = (obj.get("status") or {}).get("finishedAt")
-        due = expiry(spec.ttl_after_finished, finished_at, obj)
-        if due is None:
-            uid = obj["metadata"]["uid"]
-            if (by := keeper(obj)) and spec.ttl_after_finished and uid not in self._spared:
-                self._spared.add(uid)
-                why = f"ttlAfterFinished does nothing: the Workflow is kept by {by}"
-                await post_event(self._world.kube, obj, "Normal", "NotDeleted", why)
-            return
-        now = self._world.kube.now()
-        if (wait := max(due - now, self._next_deletion - now)) > 0:
-            self._world.wake.workflow(key, wait)
-            return
-        self._next_deletion = now + DELETION_PERIOD
-        meta = obj["metadata"]
-        await self._world.kube.delete(WORKFLOWS, *key, meta["uid"], version=meta["resourceVersion"])
-
     async def _make(self, key: WorkflowKey, obj: Json, p: Pass) -> None:
         """Makes the ApprovalRequests and children that the state says are there."""
         calls = bool(called_by(p.spec))
-        asks = any(row.phase == "Waiting" for row in _status(obj).steps or [])
+        asks = any(row.phase == "Waiting" for row in workflow_status(obj).steps or [])
         asks = asks or any(getattr(one, "steps", None) for one in p.frames.main.specs.values())
         if not (calls or asks) or p.run.finished_for_good:
             if calls:
@@ -472,13 +407,14 @@ class Workflows:
         record.run, record.fresh = p.run, True
         record.version = written["metadata"]["resourceVersion"]
         self._tell_parents(written)
-        await self._announce(previous, written, p)
+        await announce(self._world.kube, previous, written, p)
         return written
 
     def _tell_parents(self, written: Json) -> None:
         """Wakes who made the Workflow: the watch tells nothing new of what was written here."""
         for plural, name in parents_of(written, gone=False):
-            wake = self._world.wake.workflow if plural == WORKFLOWS.plural else self._world.wake.cron
+            of_workflow = plural == WORKFLOWS.plural
+            wake = self._world.wake.workflow if of_workflow else self._world.wake.cron
             wake((written["metadata"]["namespace"], name))
 
     async def _stall(
@@ -630,7 +566,7 @@ class Workflows:
         world = self._world
         self._specs.forget(record.uid)
         self._abandoned.discard(record.uid)
-        self._spared.discard(record.uid)
+        self._retirement.forget(record.uid)
         world.budgets.hold_only(key, {})
         for waiting in world.flights.settle(key, set()):
             world.wake.workflow(waiting)
@@ -661,38 +597,6 @@ class Workflows:
             if not users[agent]:
                 del users[agent]
 
-    async def _announce(self, previous: WorkflowStatus, written: Json, p: Pass) -> None:
-        """Events for what a person looks for: start, end, suspension, what is missing."""
-        kube = self._world.kube
-        run = p.run
-        for warning in p.warnings:
-            await post_event(kube, written, "Warning", "BudgetWarning", warning)
-        if run.phase is not previous.phase:
-            metrics.WORKFLOW_TRANSITIONS.labels(p.namespace, run.phase.value).inc()
-        if run.phase in (previous.phase, WorkflowPhase.PENDING):
-            await self._announce_waiting(previous, written)
-        elif run.phase is WorkflowPhase.RUNNING:
-            await post_event(kube, written, "Normal", "Started", f"{len(run.steps)} steps")
-        elif run.phase is WorkflowPhase.SUSPENDED:
-            await post_event(kube, written, "Normal", Reason.SUSPENDED, "nothing new starts")
-        elif run.phase is WorkflowPhase.SUCCEEDED:
-            cost = run.used().cost_text
-            told = f"cost {cost} USD" if cost is not None else "no cost is known"
-            await post_event(kube, written, "Normal", "Succeeded", told)
-        elif run.finished_for_good:
-            await post_event(kube, written, "Warning", run.phase.value, run.message or "")
-
-    async def _announce_waiting(self, previous: WorkflowStatus, written: Json) -> None:
-        before = find(previous.conditions, ConditionType.RECONCILING)
-        after = find(_status(written).conditions, ConditionType.RECONCILING)
-        if (
-            after is not None
-            and after.reason not in (Reason.PROGRESSING, Reason.APPROVAL_PENDING)
-            and (before is None or before.reason != after.reason)
-            and after.message
-        ):
-            await post_event(self._world.kube, written, "Warning", after.reason, after.message)
-
 
 def _too_large(obj: Json) -> tuple[int, int] | None:
     """The bytes of a status and how many there may be, if it has more."""
@@ -720,14 +624,6 @@ def worker_of(pod: Json) -> Worker:
         uid=pod["metadata"]["uid"],
         url=f"http://{host}:{WORKER_PORT}",
     )
-
-
-def _status(obj: Json) -> WorkflowStatus:
-    try:
-        return WorkflowStatus.model_validate(obj.get("status") or {})
-    except ValidationError:
-        # Written by somebody who may: what can't be read is made anew, the journal is kept.
-        return WorkflowStatus(journal=(obj.get("status") or {}).get("journal"))
 
 
 def _on_workers(run: Run) -> dict[str, Worker]:
