@@ -219,7 +219,7 @@ class Pass:
     """Until when no attempt is given up as late: its result may still be on its worker."""
     approvals: Mapping[str, ApprovalView] = field(default_factory=dict)
     """The run's ApprovalRequests, by name."""
-    children: Mapping[str, ChildView] = field(default_factory=dict)
+    children: dict[str, ChildView] = field(default_factory=dict)
     """The run's child Workflows, by name."""
     templates: Mapping[str, WorkflowBudget | None] | None = None
     """The WorkflowTemplates of the namespace, with their budgets; None where nobody knows."""

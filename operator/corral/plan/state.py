@@ -284,6 +284,8 @@ class Run(_State):
     output_stored: Stored | None = None
     template: dict[str, Any] | None = None
     """The spec of the WorkflowTemplate, as it was when the run started."""
+    retried: bool = False
+    """Whether it has taken over what the run before it did."""
     exceeded: str | None = None
     """The budget, as text, that was not enough."""
     warned: list[int] = Field(default_factory=list)

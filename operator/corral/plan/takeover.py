@@ -24,6 +24,7 @@ def takeover_problems(spec: WorkflowSpec, old: WorkflowSpec, name: str) -> list[
 def take_over(run: Run, spec: WorkflowSpec, old: Run, old_spec: WorkflowSpec, now: float) -> None:
     """Puts into a run that has not begun what it need not do again."""
     before = {step.name: step for step in old_spec.steps or []}
+    run.retried = True
     whole: set[str] = set()
     for step in spec.steps or []:
         done = old.steps.get(step.name)

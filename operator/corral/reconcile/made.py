@@ -37,6 +37,9 @@ from corral.reconcile.world import World, read_spec
 
 log = logging.getLogger(__name__)
 
+SHOWN_ARGUMENTS = 60_000
+"""Characters of a tool call's arguments that an ApprovalRequest shows."""
+
 
 def approvals_of(world: World, workflow: Json, names: Iterable[str]) -> dict[str, ApprovalView]:
     """The ApprovalRequests of a run, by name; those that are there and its own."""
@@ -144,11 +147,19 @@ async def make_approval(world: World, workflow: Json, wanted: WantedApproval) ->
     if wanted.expires_at is not None:
         spec["expiresAt"] = rfc3339(wanted.expires_at)
     if wanted.tool is not None:
-        spec["tool"] = {"name": wanted.tool[0], "arguments": wanted.tool[1]}
+        name, arguments = wanted.tool
+        spec["tool"] = {"name": name[:128], "arguments": _shortened(arguments)}
     if await _make(world, APPROVALS, workflow, wanted.name, "ApprovalRequest", spec):
         why = f"{wanted.step}: {wanted.prompt}"[:900]
         note = f"{why} (corral approve {meta['name']})"
         await post_event(world.kube, workflow, "Normal", "ApprovalRequested", note)
+
+
+def _shortened(arguments: str) -> str:
+    """What a person can read; the approval is bound to the whole by the request's name."""
+    if len(arguments) <= SHOWN_ARGUMENTS:
+        return arguments
+    return f"{arguments[:SHOWN_ARGUMENTS]}… ({len(arguments)} characters)"
 
 
 async def make_child(world: World, workflow: Json, wanted: WantedChild) -> None:

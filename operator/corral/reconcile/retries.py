@@ -24,7 +24,7 @@ async def take_over_from(
     Raises:
         RetryLaterError: the artifact store is not there.
     """
-    if spec.retry_of is None or run.steps:
+    if spec.retry_of is None or run.retried:
         return None
     name, namespace = spec.retry_of.name, obj["metadata"]["namespace"]
     found = world.workflows.get((namespace, name))
@@ -43,12 +43,14 @@ async def take_over_from(
     if problems := takeover_problems(spec, before, name):
         return problems[0]
     take_over(run, spec, old, before, world.kube.now())
-    taken = Run(run_id=old.run_id, steps={step: old.steps[step] for step in run.steps})
+    names = [name for name, step in run.steps.items() if step.taken_over]
+    taken = Run(run_id=old.run_id, steps={name: old.steps[name] for name in names})
     try:
         for stored in stored_in(taken):
             source = stored.run_id or old.run_id
             await world.library.hand_over(namespace, source, run.run_id, stored.sha256)
     except ArtifactStoreError as error:
         run.steps.clear()
+        run.retried = False
         raise RetryLaterError(f"outputs can't be taken over: {error}") from error
     return None

@@ -26,7 +26,7 @@ from corral.plan.expressions import ExpressionError
 from corral.plan.facts import NotYetKnownError
 from corral.plan.kinds import children_under_way, wanted_approvals, wanted_children
 from corral.plan.names import ANNOTATION_CORRELATION_ID, TOOL_RUNNER
-from corral.plan.observed import AgentView, Pass, Payload, Result, Slot, Want
+from corral.plan.observed import AgentView, ChildView, Pass, Payload, Result, Slot, Want
 from corral.plan.selection import agent_of_attempt, all_steps
 from corral.plan.state import (
     Consumption,
@@ -56,6 +56,9 @@ from corral.telemetry.logs import log_context
 
 log = logging.getLogger(__name__)
 
+_INVALID = (400, 413, 422)
+LOOK_AGAIN = 5.0
+"""Seconds after which what a run as a whole refers to is looked for again."""
 STATUS_LIMIT = 900_000
 """Bytes of a status; etcd refuses objects of 1.5 MiB."""
 OBJECT_LIMIT = 1_450_000
@@ -92,6 +95,8 @@ class Workflows:
         self._told: dict[ObjectKey, tuple[int, int]] = {}
         """By Agent: queued and running attempts when it was woken last."""
         self._specs = Specs(world)
+        self._refused: dict[str, ChildView] = {}
+        """Child Workflows that the API server took for invalid, by name."""
         self._abandoned: set[str] = set()
         """UIDs of child Workflows that their parents' steps do not want any more."""
         self._retirement = Retirement(world)
@@ -206,21 +211,21 @@ class Workflows:
             unavailable = lacking
         results = dict(record.results)
         p = self._gather(key, obj, spec, run, list(results.values()), unavailable)
-        if run.started is None:
-            run.template = what.template
         agents = {one: agent_of_attempt(spec, run, one) for one in results}
         # What runs keeps its slots while the plan claims more; what has ended may be claimed anew.
         going_on = {one: at for one, at in _on_workers(run).items() if one not in results}
         freed = self._world.slots.keep_only(key, going_on)
         payloads = await self._plan(key, p)
+        if run.started is not None and run.template is None:
+            run.template = what.template
         obj = await self._commit(key, obj, record, p, previous)
         for attempt_id in results:
             record.results.pop(attempt_id, None)
         self._acknowledge(key, results, agents)
         await self._act(key, obj, p, payloads, record)
-        await self._make(key, obj, p)
         self._settle(key, record, p.run, spec, freed)
         await self._share(key, p)
+        await self._make(key, obj, p)
         if p.run.finished_for_good:
             await self._retirement.look(key, obj, spec)
         elif p.wake:
@@ -279,7 +284,11 @@ class Workflows:
         ]
         p.approvals = approvals_of(world, obj, asked)
         if calls:
-            p.children = children_of(world, obj, children_under_way(p))
+            names = children_under_way(p)
+            p.children = children_of(world, obj, names)
+            p.children |= {one: self._refused[one] for one in names & self._refused.keys()}
+        if unavailable is not None:
+            p.wake.append(now + LOOK_AGAIN)
         return p
 
     async def _plan(self, key: WorkflowKey, p: Pass) -> dict[str, Payload]:
@@ -307,9 +316,7 @@ class Workflows:
     async def _make(self, key: WorkflowKey, obj: Json, p: Pass) -> None:
         """Makes the ApprovalRequests and children that the state says are there."""
         calls = bool(called_by(p.spec))
-        asks = any(row.phase == "Waiting" for row in workflow_status(obj).steps or [])
-        asks = asks or any(getattr(one, "steps", None) for one in p.frames.main.specs.values())
-        if not (calls or asks) or p.run.finished_for_good:
+        if p.run.finished_for_good:
             if calls:
                 self._tell_children(key, obj, set())
             return
@@ -324,7 +331,15 @@ class Workflows:
         for approval in approvals:
             await make_approval(self._world, obj, approval)
         for child in children:
-            await make_child(self._world, obj, child)
+            try:
+                await make_child(self._world, obj, child)
+            except ApiError as error:
+                if error.status not in _INVALID:
+                    raise
+                self._refused[child.name] = ChildView(
+                    phase=WorkflowPhase.FAILED, finished=True, message=str(error)
+                )
+                self._world.wake.workflow(key)
         if calls:
             self._tell_children(key, obj, children_under_way(p))
 
