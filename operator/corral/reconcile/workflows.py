@@ -11,10 +11,7 @@ from dataclasses import dataclass, field
 
 from corral.api.attempt import WORKER_PORT
 from corral.api.errors import Reason
-from corral.api.workflow import (
-    WorkflowSpec,
-    WorkflowStatus,
-)
+from corral.api.workflow import WorkflowPhase, WorkflowSpec, WorkflowStatus
 from corral.artifacts.errors import ArtifactStoreError
 from corral.dispatch.attempts import Deliver
 from corral.kube.client import WORKFLOWS, ApiError, Json
