@@ -193,6 +193,7 @@ EXPECTED_RIGHTS = {
     "workflows.corral.dev/status": "update",
     "cronworkflows.corral.dev/status": "update",
     "configmaps": "get",
+    "priorityclasses.scheduling.k8s.io": "get",
     "pods": "create delete get list watch",
     "events": "list",
     "events.events.k8s.io": "create",

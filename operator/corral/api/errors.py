@@ -65,6 +65,7 @@ class Reason(StrEnum):
     APPROVAL_PENDING = "ApprovalPending"
     TEMPLATE_NOT_FOUND = "TemplateNotFound"
     WORKFLOW_NOT_FOUND = "WorkflowNotFound"
+    PRIORITY_CLASS_NOT_FOUND = "PriorityClassNotFound"
     CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
     ARTIFACTS_UNAVAILABLE = "ArtifactsUnavailable"
     NO_CAPACITY = "NoCapacity"

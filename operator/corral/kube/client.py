@@ -75,6 +75,7 @@ PODS = Kind("", "v1", "pods")
 CONFIG_MAPS = Kind("", "v1", "configmaps")
 CORE_EVENTS = Kind("", "v1", "events")
 EVENTS = Kind("events.k8s.io", "v1", "events")
+PRIORITY_CLASSES = Kind("scheduling.k8s.io", "v1", "priorityclasses")
 LEASES = Kind("coordination.k8s.io", "v1", "leases")
 SERVICE_ACCOUNTS = Kind("", "v1", "serviceaccounts")
 
@@ -181,8 +182,8 @@ class Kube:
             raise ApiError(0, "NotLeading", f"{method} {path}: the lease was not renewed in time")
         return await self.request(method, path, body, content_type=content_type)
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> Json:
-        """The newest state of an object (a quorum read)."""
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> Json:
+        """The newest state of an object (a quorum read); without a namespace a cluster's."""
         return await self.request("GET", kind.path(namespace, name))
 
     async def list(

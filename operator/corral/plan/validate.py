@@ -81,9 +81,6 @@ def workflow_problems(spec: WorkflowSpec, parameters: Iterable[str] = ()) -> lis
         if spec.workflow_template_ref is not None:
             return []
         return [Problem("spec", "exactly one of steps and workflowTemplateRef must be set")]
-    unsupported = list(_unsupported(spec))
-    if unsupported:
-        return unsupported
     structure = [*_structure(spec.steps, "spec.steps")]
     structure += _structure(spec.on_exit or [], "spec.onExit")
     main = {step.name for step in spec.steps}
@@ -185,16 +182,6 @@ def _fields_that_fit(step: NestedStep, at: str) -> Iterator[Problem]:
         )
     if inner := getattr(step, "steps", None):
         yield from _structure(inner, f"{at}.steps")
-
-
-def _unsupported(spec: WorkflowSpec) -> Iterator[Problem]:
-    """What the API has words for and this version does not run yet."""
-
-    def problem(field: str) -> Problem:
-        return Problem(field, "not supported yet", Reason.NOT_SUPPORTED)
-
-    if spec.priority_class_name is not None:
-        yield problem("spec.priorityClassName")
 
 
 def _expression_problems(spec: WorkflowSpec, arguments: frozenset[str]) -> Iterator[Problem]:

@@ -9,6 +9,9 @@ its neighbours. With ``fair = capacity / contenders``, at least one:
 
     may take = max(fair - own held, free - what the others lack up to fair)
 
+Among workflows of the same priority, that is: those of a higher one take what they want first, and
+those of a lower one get what is left. Nothing that runs is taken away.
+
 A workflow goes on with the slot that it has just freed, which saves a write for every step of a
 chain; but not for longer than a turn while another has none at all.
 """
@@ -56,6 +59,8 @@ class Slots:
         self._held: dict[str, tuple[WorkflowKey, Worker]] = {}
         self._of_workflow: dict[WorkflowKey, set[str]] = defaultdict(set)
         self._waiting: dict[AgentKey, dict[WorkflowKey, int]] = defaultdict(dict)
+        self._priorities: dict[WorkflowKey, int] = {}
+        """Those that are not 0."""
         self._turns: dict[tuple[AgentKey, WorkflowKey], float] = {}
         """Since when a workflow has held slots of an agent."""
 
@@ -88,6 +93,13 @@ class Slots:
         """Forgets a worker that is gone; what it ran is told separately."""
         if (known := self._workers.pop(uid, None)) is not None:
             self._of_agent[known.agent].discard(uid)
+
+    def prioritise(self, key: WorkflowKey, priority: int) -> None:
+        """Says how important a workflow is; 0 unless somebody does."""
+        if priority:
+            self._priorities[key] = priority
+        else:
+            self._priorities.pop(key, None)
 
     def claim(self, key: WorkflowKey, namespace: str, wants: Sequence[Want]) -> dict[str, Slot]:
         """Reserves slots for the first of the wanted attempts, least busy workers first."""
@@ -144,12 +156,18 @@ class Slots:
         """How many slots a workflow may take now."""
         workers = [self._workers[uid] for uid in self._of_agent[agent]]
         free = sum(worker.free for worker in workers)
-        others = {one: count for one, count in self._waiting[agent].items() if one != key}
-        if not free or not others:
+        waiting = {one: count for one, count in self._waiting[agent].items() if one != key}
+        if not free or not waiting:
             return free
+        own_priority = self._priorities.get(key, 0)
+        free -= sum(c for one, c in waiting.items() if self._priorities.get(one, 0) > own_priority)
+        others = {one: c for one, c in waiting.items() if self._is_of(one, own_priority)}
+        if free <= 0 or not others:
+            return max(0, free)
         held = self._shares(agent)
+        contenders = {one for one in held if self._is_of(one, own_priority)} | others.keys() | {key}
         capacity = sum(worker.capacity for worker in workers if worker.offered)
-        fair = max(1, capacity // len(held.keys() | others.keys() | {key}))
+        fair = max(1, capacity // len(contenders))
         lacking = sum(min(count, max(0, fair - held[one])) for one, count in others.items())
         own = fair - held[key]
         since = self._turns.get((agent, key))
@@ -158,6 +176,9 @@ class Slots:
             if any(not held[one] for one in others):
                 own = 0
         return min(free, max(own, free - lacking, 0))
+
+    def _is_of(self, key: WorkflowKey, priority: int) -> bool:
+        return self._priorities.get(key, 0) == priority
 
     def keep_only(self, key: WorkflowKey, running: Mapping[str, Worker]) -> set[AgentKey]:
         """Frees what the workflow holds and does not run; takes what it runs and does not hold.
@@ -186,6 +207,7 @@ class Slots:
     def forget(self, key: WorkflowKey) -> set[AgentKey]:
         """Frees everything of a workflow, its place in the lines too."""
         waited = {agent for agent, waiting in self._waiting.items() if waiting.pop(key, None)}
+        self._priorities.pop(key, None)
         for turn in [turn for turn in self._turns if turn[1] == key]:
             del self._turns[turn]
         return self.keep_only(key, {}) | waited
@@ -193,13 +215,18 @@ class Slots:
     def waiting_for(self, agents: Iterable[AgentKey]) -> list[WorkflowKey]:
         """The workflows to be woken for the agents' free slots: those that wait longest.
 
+        Those of a higher priority come first.
+
         No more than there are slots: of a thousand that wait, most would be woken in vain. What
         these leave is told of by ``left_over``.
         """
         found: dict[WorkflowKey, None] = {}
         for agent in agents:
             free = sum(self._workers[uid].free for uid in self._of_agent.get(agent, ()))
-            found |= dict.fromkeys(itertools.islice(self._waiting.get(agent, ()), free))
+            line = sorted(
+                self._waiting.get(agent, ()), key=lambda one: -self._priorities.get(one, 0)
+            )
+            found |= dict.fromkeys(itertools.islice(line, free))
         return list(found)
 
     def queued(self, agent: AgentKey) -> int:

@@ -41,6 +41,7 @@ from corral.plan.workflow import fail_too_large, plan
 from corral.reconcile.announce import announce
 from corral.reconcile.effective import Specs, depth_of, wanted_above
 from corral.reconcile.made import approvals_of, children_of, make_approval, make_child
+from corral.reconcile.priorities import Priorities
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.references import parents_of
 from corral.reconcile.retire import Retirement
@@ -97,6 +98,7 @@ class Workflows:
         self._abandoned: set[str] = set()
         """UIDs of child Workflows that their parents' steps do not want any more."""
         self._retirement = Retirement(world)
+        self._priorities = Priorities(world.kube)
 
     async def strays(self, attempts: Iterable[str]) -> set[str]:
         """Those attempts of which the newest status says nothing: recorded, or of no run at all.
@@ -206,6 +208,7 @@ class Workflows:
                 await self._stall(obj, record, spec, previous, [lacking])
                 return
             unavailable = lacking
+        unavailable = unavailable or await self._prioritise(key, spec)
         results = dict(record.results)
         p = self._gather(key, obj, spec, run, list(results.values()), unavailable)
         agents = {one: agent_of_attempt(spec, run, one) for one in results}
@@ -227,6 +230,16 @@ class Workflows:
             await self._retirement.look(key, obj, spec)
         elif p.wake:
             self._world.wake.workflow(key, max(0.0, min(p.wake) - self._world.kube.now()))
+
+    async def _prioritise(self, key: WorkflowKey, spec: WorkflowSpec) -> tuple[Reason, str] | None:
+        """Gives the run its place among the others; why that can't be told, if so."""
+        name = spec.priority_class_name
+        value = await self._priorities.value(name)
+        self._world.slots.prioritise(key, value or 0)
+        if value is not None:
+            return None
+        why = f"spec.priorityClassName: there is no PriorityClass {name!r}"
+        return Reason.PRIORITY_CLASS_NOT_FOUND, why
 
     def _gather(
         self,

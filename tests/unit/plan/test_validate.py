@@ -3,8 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from corral.api.errors import Reason
-from tests.unit.plan.driver import problems, problems_of, spec_of
+from tests.unit.plan.driver import problems, spec_of
 
 A = "{name: a, agentRef: {name: x}}"
 
@@ -68,7 +67,7 @@ A = "{name: a, agentRef: {name: x}}"
         ),
         pytest.param(
             "steps: [{name: a, transform: '1', retryStrategy: {limit: 1}}]",
-            "spec.steps[0].retryStrategy: only a step that calls an agent, a tool or a workflow has it",
+            "retryStrategy: only a step that calls an agent, a tool or a workflow has it",
             id="retries of what calls nothing",
         ),
         pytest.param(
@@ -205,11 +204,6 @@ def test_an_exit_step_may_use_every_step_and_only_ancestors_among_its_own() -> N
     exits = "[{name: e, transform: $(steps.a.phase)}, {name: f, transform: $(steps.e.output)}]"
     (problem,) = problems(f"steps: [{A}]\nonExit: {exits}")
     assert problem.startswith("spec.onExit[1].transform: step 'f'")
-
-
-def test_what_this_version_does_not_run_is_refused() -> None:
-    (problem,) = problems_of(f"steps: [{A}]\npriorityClassName: batch")
-    assert (problem.field, problem.reason) == ("spec.priorityClassName", Reason.NOT_SUPPORTED)
 
 
 @pytest.mark.parametrize(

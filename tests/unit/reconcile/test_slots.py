@@ -150,3 +150,36 @@ def test_slots_are_never_over_given_and_somebody_always_gets_on(
             running[one[1]] |= {attempt: slot.worker for attempt, slot in granted.items()}
     if slots.waiting_for({AGENT}):
         assert sum(len(of) for of in running.values()) == sum(capacities)
+
+
+def test_a_higher_priority_takes_free_slots_first_whoever_waits_longer() -> None:
+    slots = table(2)
+    slots.prioritise(key("urgent"), 1000)
+    assert claim(slots, "low", 1, 2, 3, 4) == [1, 2]
+    assert claim(slots, "urgent", 1) == []
+    slots.keep_only(key("low"), {"low.s.2.1.1": worker("w0")})
+    assert slots.waiting_for([AGENT]) == [key("urgent")]
+    assert claim(slots, "low", 3, 4) == []
+    assert claim(slots, "urgent", 1) == [1]
+
+
+def test_what_a_higher_priority_leaves_goes_to_the_others() -> None:
+    slots = table(3)
+    slots.prioritise(key("urgent"), 1)
+    assert claim(slots, "other", 1, 2, 3) == [1, 2, 3]
+    assert claim(slots, "urgent", 1, 2) == []
+    slots.keep_only(key("other"), {})
+    assert claim(slots, "other", 4, 5, 6) == [4]
+    assert claim(slots, "urgent", 1, 2) == [1, 2]
+
+
+def test_a_negative_priority_comes_last_and_a_class_that_is_taken_back_counts_no_more() -> None:
+    slots = table(1)
+    slots.prioritise(key("batch"), -5)
+    assert claim(slots, "usual", 1) == [1]
+    assert claim(slots, "batch", 1) == []
+    assert claim(slots, "usual", 1, 2) == [1]
+    slots.keep_only(key("usual"), {})
+    assert claim(slots, "batch", 1) == []
+    slots.prioritise(key("batch"), 0)
+    assert claim(slots, "batch", 1) == [1]
