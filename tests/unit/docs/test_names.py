@@ -10,11 +10,10 @@ import yaml
 from corral.api.agent import AgentSpec
 from corral.api.errors import ErrorClass, Reason
 from corral.api.model import ModelSpec
-from corral.api.workflow import StepPhase, WorkflowPhase, WorkflowSpec
+from corral.api.workflow import StepPhase, WorkflowPhase
 from corral.cli.app import app
 from corral.cli.errors import Exit
 from corral.plan.agent import agent_problems, model_problems
-from corral.plan.validate import workflow_problems
 from tests.unit.docs.pages import ROOT, blocks, pages, prose, tables
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -107,23 +106,6 @@ def test_the_navigation_has_every_page_once() -> None:
     )
 
 
-STEP = {"name": "a", "agentRef": {"name": "x"}}
-WORKFLOW: dict[str, object] = {
-    "workflowTemplateRef": {"name": "t"},
-    "budget": {"maxTokens": 1},
-    "priorityClassName": "high",
-    "ttlAfterFinished": "1h",
-}
-STEPS: dict[str, object] = {
-    "agentSelector": {"matchCapabilities": ["c"]},
-    "approval": {"prompt": "?", "approvers": [{"kind": "User", "name": "u"}]},
-    "workflow": {"templateRef": {"name": "t"}},
-    "tool": {"mcp": {"url": "http://s/mcp"}, "name": "t"},
-    "steps": [STEP],
-    "output": "x",
-    "loop": {"until": "true", "maxIterations": 1},
-    "memoize": {"key": "k"},
-}
 AGENT: dict[str, dict[str, object]] = {
     "spec.tools[].agent": {"tools": [{"name": "t", "agent": {"name": "x"}}]},
     "spec.type": {"type": "Remote"},
@@ -139,18 +121,9 @@ MODEL: dict[str, dict[str, object]] = {
 def test_the_readme_lists_what_is_not_supported_and_nothing_else() -> None:
     rows = dict(tables("README.md", "| Kind | Not supported yet"))
     shown = {kind: set(re.findall(r"`([^`]+)`", cell)) for kind, cell in rows.items()}
-    assert shown["Workflow"] == {f"spec.{field}" for field in WORKFLOW}
-    assert shown["its steps"] == set(STEPS)
+    assert shown.keys() == {"Agent", "Model"}
     assert shown["Agent"] == set(AGENT)
     assert shown["Model"] == set(MODEL)
-    for field, value in WORKFLOW.items():
-        body: dict[str, object]
-        body = {field: value} if field == "workflowTemplateRef" else {"steps": [STEP], field: value}
-        found = workflow_problems(WorkflowSpec.model_validate(body))
-        assert [p.field for p in found if p.message == "not supported yet"] == [f"spec.{field}"]
-    for field, value in STEPS.items():
-        spec = WorkflowSpec.model_validate({"steps": [{"name": "a", field: value}]})
-        assert [p.field for p in workflow_problems(spec)] == [f"spec.steps[0].{field}"]
     for field, fields in AGENT.items():
         agent = AgentSpec.model_validate({"modelRef": {"name": "m"}, **fields})
         wrong = agent_problems(agent, {})
