@@ -13,6 +13,7 @@ from cluster.shell import console, say, step
 
 NAMESPACE = "demo"
 _SAMPLE = REPO / "manifests" / "samples" / "research-team"
+_ASKS = REPO / "manifests" / "samples" / "data-cleanup"
 
 
 def show(home: Home) -> int:
@@ -43,6 +44,8 @@ def show(home: Home) -> int:
     code = subprocess.run(
         [corral, "run", f"--namespace={NAMESPACE}", *files], env=environment
     ).returncode
+    say("an agent with tools of an MCP server asks before it deletes something")
+    _until_it_asks(home, corral, environment)
     console.print(f"\n$ kubectl get corral --namespace {NAMESPACE}")
     sys.stderr.flush()
     subprocess.run(
@@ -53,6 +56,7 @@ def show(home: Home) -> int:
         f"\nLook around:      export KUBECONFIG=$PWD/{shown or home.kubeconfig} "
         f"PATH=$PWD/.cluster/bin:$PWD/.venv/bin:$PATH\n"
         f"                  corral logs --namespace {NAMESPACE} research-team\n"
+        f"A run waits:      corral approve --namespace {NAMESPACE} data-cleanup\n"
         f"A real model:     put a key into the Secret and take out one field: "
         f"{(_SAMPLE / 'model.yaml').relative_to(REPO)}\n"
         "                  (in kind or a cluster of yours: this one's pods reach nothing outside;\n"
@@ -62,3 +66,28 @@ def show(home: Home) -> int:
         markup=False,
     )
     return code
+
+
+def _until_it_asks(home: Home, corral: str, environment: dict[str, str]) -> None:
+    """Starts the run that waits for a person, and leaves it waiting."""
+    workloads = ["team.yaml", "tools.yaml"]
+    with step("starting the tool server, and the run"):
+        for file in workloads:
+            kubectl(
+                home, "apply", "--server-side", "--force-conflicts",
+                f"--namespace={NAMESPACE}", f"--filename={_ASKS / file}",
+            )  # fmt: skip
+        kubectl(
+            home, "rollout", "status", "deployment/archive", f"--namespace={NAMESPACE}",
+            "--timeout=120s",
+        )  # fmt: skip
+        kubectl(home, "apply", f"--namespace={NAMESPACE}", f"--filename={_ASKS / 'workflow.yaml'}")
+        kubectl(
+            home, "wait", "workflow/data-cleanup", f"--namespace={NAMESPACE}", "--timeout=60s",
+            "--for=jsonpath={.status.steps[0].phase}=Waiting",
+        )  # fmt: skip
+    subprocess.run(
+        [corral, "get", f"--namespace={NAMESPACE}", "workflow", "data-cleanup", "-o", "tree"],
+        env=environment,
+        check=True,
+    )

@@ -105,11 +105,7 @@ class Cluster:
             finally:
                 process.terminate()
                 printed = process.stdout.read() if process.stdout else ""
-        decoder, position = json.JSONDecoder(), 0
-        while position < len(printed.rstrip()):
-            found, position = decoder.raw_decode(printed, position)
-            seen.append(found)
-            position += len(printed[position:]) - len(printed[position:].lstrip())
+        seen += documents(printed)
 
     def post(self, manifest: str) -> subprocess.CompletedProcess[str]:
         """Creates what is too large for ``apply``, or is to be refused."""
@@ -144,6 +140,16 @@ class Cluster:
             names = ", ".join(obj["metadata"]["name"] for obj in left)
             assert time.monotonic() < deadline, f"{kind} left after {timeout:g} s: {names}"
             time.sleep(0.2)
+
+
+def documents(text: str) -> list[Json]:
+    """JSON objects that were printed one after the other."""
+    decoder, position, found = json.JSONDecoder(), 0, []
+    while position < len(text.rstrip()):
+        one, position = decoder.raw_decode(text, position)
+        found.append(one)
+        position += len(text[position:]) - len(text[position:].lstrip())
+    return found
 
 
 def condition(obj: Json, kind: str) -> str | None:

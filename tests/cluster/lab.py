@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.harness import REPO, Cluster, Json
+from tests.cluster import processes
+from tests.cluster.harness import REPO, Cluster, Json, documents
 
 IMAGE = "localhost/corral:dev"
 SYSTEM = Cluster("corral-system")
@@ -20,21 +21,22 @@ _RESTRICTED = {
 
 def _named(kind: str, name: str, **fields: Any) -> Json:
     group = "apps/v1" if kind == "Deployment" else "v1"
-    if kind in ("Model", "Agent", "AgentPool", "Workflow"):
+    if kind in ("Model", "Agent", "AgentPool", "Workflow", "WorkflowTemplate"):
         group = "corral.dev/v1alpha1"
     return {"apiVersion": group, "kind": kind, "metadata": {"name": name}, **fields}
 
 
-def model_server(rules: Json) -> list[Json]:
-    """A model server that answers by these rules."""
-    labels = {"app": "model-server"}
+def _server(name: str, *args: str, volumes: Json | None = None) -> list[Json]:
+    """A program of the image that serves HTTP; ``volumes``: ConfigMaps by where they are."""
+    labels = {"app": name}
+    mounts = volumes or {}
     container = {
-        "name": "model-server",
+        "name": name,
         "image": IMAGE,
-        "args": ["model-server", "--rules=/etc/rules/rules.yaml"],
+        "args": [name, *args],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
         "securityContext": _RESTRICTED,
-        "volumeMounts": [{"name": "rules", "mountPath": "/etc/rules"}],
+        "volumeMounts": [{"name": made, "mountPath": at} for at, made in mounts.items()],
     }
     spec = {
         "automountServiceAccountToken": False,
@@ -44,28 +46,40 @@ def model_server(rules: Json) -> list[Json]:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
-        "volumes": [{"name": "rules", "configMap": {"name": "rules"}}],
+        "volumes": [{"name": made, "configMap": {"name": made}} for made in mounts.values()],
     }
     return [
-        _named("ConfigMap", "rules", data={"rules.yaml": yaml.safe_dump(rules)}),
         _named(
             "Deployment",
-            "model-server",
+            name,
             spec={
                 "selector": {"matchLabels": labels},
                 "template": {"metadata": {"labels": labels}, "spec": spec},
             },
         ),
         _named(
-            "Service",
-            "model-server",
-            spec={"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]},
+            "Service", name, spec={"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]}
         ),
     ]
 
 
-def agent(name: str = "worker", model: str = "served", **pool: Any) -> list[Json]:
-    """An Agent of that Model, and a pool for it."""
+def model_server(rules: Json) -> list[Json]:
+    """A model server that answers by these rules."""
+    return [
+        _named("ConfigMap", "rules", data={"rules.yaml": yaml.safe_dump(rules)}),
+        *_server("model-server", "--rules=/etc/rules/rules.yaml", volumes={"/etc/rules": "rules"}),
+    ]
+
+
+def tool_server() -> list[Json]:
+    """A server of tools that keeps a journal."""
+    return _server("tool-server")
+
+
+def agent(
+    name: str = "worker", model: str = "served", more: Json | None = None, **pool: Any
+) -> list[Json]:
+    """An Agent of that Model, with ``more`` in its spec, and a pool for it."""
     resources = {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
     spec = {
         "agentRef": {"name": name},
@@ -74,10 +88,8 @@ def agent(name: str = "worker", model: str = "served", **pool: Any) -> list[Json
         **({"replicas": 1} if "autoscaling" not in pool else {}),
         **pool,
     }
-    return [
-        _named("Agent", name, spec={"description": "Answers.", "modelRef": {"name": model}}),
-        _named("AgentPool", name, spec=spec),
-    ]
+    of = {"description": "Answers.", "modelRef": {"name": model}, **(more or {})}
+    return [_named("Agent", name, spec=of), _named("AgentPool", name, spec=spec)]
 
 
 def served_model(name: str = "served") -> Json:
@@ -103,6 +115,20 @@ def workflow(name: str, *steps: Json, **spec: Any) -> Json:
     return _named("Workflow", name, spec={"steps": list(steps), **spec})
 
 
+def template(name: str, *steps: Json, **spec: Any) -> Json:
+    return _named("WorkflowTemplate", name, spec={"steps": list(steps), **spec})
+
+
+def from_template(name: str, of: str, **spec: Any) -> Json:
+    """A Workflow of a template."""
+    return _named("Workflow", name, spec={"workflowTemplateRef": {"name": of}, **spec})
+
+
+def each(*items: Any, **more: Any) -> Json:
+    """A step's forEach."""
+    return {"forEach": {"items": list(items), **more}}
+
+
 class Lab:
     """A namespace with a model server, an Agent and its workers."""
 
@@ -113,7 +139,10 @@ class Lab:
         """Makes it, and waits for the model server and for every pool's workers."""
         made = [*model_server(rules), served_model(), *objects]
         self.cluster.apply(yaml.safe_dump_all(made))
-        self.cluster.kubectl("rollout", "status", "deployment/model-server", "--timeout=60s")
+        for obj in made:
+            if obj["kind"] == "Deployment":
+                name = f"deployment/{obj['metadata']['name']}"
+                self.cluster.kubectl("rollout", "status", name, "--timeout=60s")
         for obj in objects:
             if obj["kind"] == "AgentPool":
                 self.ready(obj["metadata"]["name"], obj["spec"].get("replicas", 0))
@@ -134,11 +163,51 @@ class Lab:
         uid: str = json.loads(done.stdout)["metadata"]["uid"]
         return uid
 
-    def calls(self, run: str) -> list[Json]:
-        """What the model server was asked in a run, oldest first."""
-        path = f"/api/v1/namespaces/{self.cluster.namespace}/services/model-server:80/proxy/journal"
-        entries = json.loads(self.cluster.kubectl("get", f"--raw={path}").stdout)["requests"]
-        return [one for one in entries if (one.get("attemptID") or "").startswith(f"{run}.")]
+    def make(self, *objects: Json) -> dict[str, str]:
+        """Makes objects; their UIDs by name."""
+        # JSON: in YAML kubectl would read an unquoted y or n as a boolean.
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        words = ("create", "--filename=-", "--output=json")
+        done = self.cluster.kubectl(*words, input=text, check=False)
+        assert done.returncode == 0, done.stderr
+        made = documents(done.stdout)
+        return {obj["metadata"]["name"]: obj["metadata"]["uid"] for obj in made}
+
+    def journal(self, server: str = "model-server") -> list[Json]:
+        """What a server was asked, oldest first."""
+        path = f"/api/v1/namespaces/{self.cluster.namespace}/services/{server}:80/proxy/journal"
+        answer = json.loads(self.cluster.kubectl("get", f"--raw={path}").stdout)
+        found: list[Json] = answer["requests" if server == "model-server" else "calls"]
+        return found
+
+    def answer_by(self, rules: Json) -> None:
+        """Gives the model server other rules; they may be more than a ConfigMap holds."""
+        path = f"/api/v1/namespaces/{self.cluster.namespace}/services/model-server:80/proxy/rules"
+        self.cluster.kubectl("replace", f"--raw={path}", "--filename=-", input=json.dumps(rules))
+
+    def calls(self, run: str, server: str = "model-server") -> list[Json]:
+        """What the model server, or another, was asked in a run, oldest first."""
+        found = self.journal(server)
+        return [one for one in found if (one.get("attemptID") or "").startswith(f"{run}.")]
+
+    def family(self, name: str) -> list[Json]:
+        """A Workflow and those that were made for it, and for these."""
+        everything = self.cluster.list("workflows")
+        found = [obj for obj in everything if obj["metadata"]["name"] == name]
+        for parent in found:
+            uid = parent["metadata"]["uid"]
+            found += [
+                obj
+                for obj in everything
+                if any(one["uid"] == uid for one in obj["metadata"].get("ownerReferences", []))
+            ]
+        return found
+
+    def family_calls(self, name: str) -> list[Json]:
+        """What the model server was asked in a run and in its children."""
+        return [
+            call for run in self.family(name) for call in self.calls(str(run["metadata"]["uid"]))
+        ]
 
     def until_called(self, run: str, count: int = 1, timeout: float = 30) -> None:
         """Waits until so many calls of the run have arrived."""
@@ -203,6 +272,15 @@ def replace_operator(pod: Json) -> None:
         "--type=merge",
         '--patch={"spec":{"holderIdentity":""}}',
     )
+
+
+def kill_operator() -> None:
+    """Kills the operator, and waits until another leads."""
+    epoch = lease()["leaseTransitions"]
+    [pod] = operators()
+    processes.kill(processes.of_pod(pod))
+    replace_operator(pod)
+    led_since(epoch, 40)
 
 
 def operator_metrics(pod: Json | None = None) -> str:

@@ -1,0 +1,212 @@
+"""Every sample runs on a real cluster to the end that its comments promise.
+
+All are applied first and looked at later: their workers start side by side.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import fresh_namespace
+from tests.cluster.harness import REPO, Cluster, Json, condition, phases, reason, rows
+from tests.cluster.terminal import corral
+
+SAMPLES = REPO / "manifests" / "samples"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a person of a group says to what a step asks."""
+
+    step: str
+    group: str
+    values: Mapping[str, str] = field(default_factory=dict)
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How a sample is started, and what must come of it."""
+
+    steps: str
+    """``name=Phase`` of all rows, in order."""
+    output: Any = None
+    submit: tuple[str, ...] = ()
+    """What makes the run where applying the folder does not: words for ``corral submit``."""
+    decision: Decision | None = None
+    items: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    row: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    requests: int | None = None
+    degraded: str = ""
+    """The reason of the condition Degraded; empty: there is none."""
+
+
+SAMPLE = {
+    "hello": Sample("greet=Succeeded", "Hello! I am simulated, so this is all that I can say."),
+    "research-team": Sample(
+        "plan=Succeeded research=Succeeded sources=Succeeded review=Succeeded deepen=Succeeded"
+        " write=Succeeded",
+        items={"research": {"total": 4, "succeeded": 4}},
+    ),
+    "incident-triage": Sample(
+        "runbooks=Succeeded diagnose=Succeeded agree=Succeeded act=Succeeded notify=Succeeded",
+        "Simulated: pump 2 was restarted, pressure is back.",
+        submit=(
+            "--from=template/incident-triage",
+            "--parameter=alert=redox flow batteries: low pressure",
+        ),
+        decision=Decision("agree", "incident-commanders", comment="Go."),
+        row={"diagnose": {"extract": {"severity": "critical"}}},
+        requests=3,
+    ),
+    "nightly-batch": Sample(
+        "classify=Succeeded",
+        [
+            {"class": "billing", "tickets": 131},
+            {"class": "other", "tickets": 132},
+            {"class": "technical", "tickets": 128},
+        ],
+        submit=("--from=cron/nightly-batch",),
+        items={"classify": {"total": 500, "succeeded": 391, "failed": 5}},
+        requests=391,
+        degraded="BudgetExceeded",
+    ),
+    "document-extraction": Sample(
+        "documents=Succeeded total=Succeeded",
+        {"total": 720, "reads": [1, 2, 1]},
+        items={"documents": {"total": 3, "succeeded": 3}},
+        requests=4,
+    ),
+    "code-review": Sample(
+        "review=Succeeded vote=Succeeded improve=Succeeded",
+        "def read_report(path): return safe(path).read_text()",
+        row={"vote": {"output": {"for": 2, "of": 3}}, "improve": {"iteration": 3}},
+        requests=6,
+    ),
+    "support-inbox": Sample(
+        "messages=Succeeded for_people=Succeeded",
+        {"answered": 3, "forPeople": ["Do you sell bicycles?"]},
+        items={"messages": {"total": 4, "succeeded": 4}},
+        requests=6,
+    ),
+    "report-with-fallback": Sample(
+        "live=Failed archive=Succeeded write=Succeeded",
+        "Simulated report, written by the fallback from what the archive had.",
+        row={"live": {"attempts": 3, "reason": "ModelUnavailable"}},
+        requests=7,
+        degraded="ToleratedFailures",
+    ),
+    "release-notes": Sample(
+        "changes=Succeeded by_kind=Succeeded edit=Succeeded",
+        "Release notes, edited by a simulated model.",
+        submit=("--from=template/release-notes", "--parameter=version=1.2.0"),
+        items={"changes": {"total": 3, "succeeded": 3}},
+        requests=4,
+    ),
+    "contract-review": Sample(
+        "read=Succeeded decide=Succeeded terms=Succeeded write=Succeeded",
+        "Simulated: liability is limited to EUR 100000.",
+        decision=Decision("decide", "legal", {"maxLiability": "100000"}, "As always."),
+        row={"terms": {"output": {"maxLiability": 100000, "noticeDays": 30}}},
+        requests=2,
+    ),
+    "data-cleanup": Sample(
+        "clean=Succeeded",
+        "Simulated: I looked for old texts and asked to delete redox-flow-2019.",
+        decision=Decision("clean", "data-owners"),
+        requests=2,
+    ),
+    "eval-suite": Sample(
+        "answer=Succeeded judge=Succeeded passed=Succeeded",
+        {"mean": 7.75, "worst": 6},
+        items={"answer": {"total": 4, "succeeded": 4}, "judge": {"total": 4, "succeeded": 4}},
+        row={"judge": {"extract": {"mean": 7.75, "worst": 6}}},
+        requests=8,
+    ),
+}
+
+
+@dataclass
+class Started:
+    """A sample in its namespace, and its run's name."""
+
+    cluster: Cluster
+    run: str
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[dict[str, Started]]:
+    with ExitStack() as stack:
+        found = {}
+        for name, sample in SAMPLE.items():
+            cluster = stack.enter_context(fresh_namespace())
+            cluster.kubectl("apply", f"--filename={SAMPLES / name}")
+            run = name
+            if sample.submit:
+                made = corral(cluster, "submit", *sample.submit, "-o", "name")
+                assert made.returncode == 0, made.stderr
+                run = made.stdout.strip().rpartition("/")[2]
+            found[name] = Started(cluster, run)
+        yield found
+
+
+def decide(at: Started, decision: Decision) -> None:
+    """Approves as somebody of the group, with no other right than the one to approve."""
+    cluster = at.cluster
+    group = f"--group={decision.group}"
+    role = "--clusterrole=corral-approver"
+    cluster.kubectl("create", "rolebinding", "approvers", role, group)
+    cluster.wait(
+        "workflow",
+        at.run,
+        lambda w: phases(w).get(decision.step) == "Waiting",
+        f"waiting at {decision.step}",
+    )
+    requests = cluster.list("approvalrequest")
+    assert len(requests) == 1
+    assert requests[0]["spec"]["step"] == decision.step
+    said: Json = {"verdict": "Approve", "by": "carla", "values": dict(decision.values)}
+    if decision.comment:
+        said["comment"] = decision.comment
+    patch = json.dumps({"spec": {"decision": said}})
+    name = requests[0]["metadata"]["name"]
+    who = ("--as=carla", f"--as-group={decision.group}", "--as-group=system:authenticated")
+    cluster.kubectl("patch", "approvalrequest", name, "--type=merge", f"--patch={patch}", *who)
+
+
+def check(sample: Sample, workflow: Json) -> None:
+    """That the run ended as it should."""
+    status = workflow["status"]
+    shown = yaml.safe_dump({key: status[key] for key in status if key != "journal"})
+    assert status["phase"] == "Succeeded", shown
+    assert " ".join(f"{name}={phase}" for name, phase in phases(workflow).items()) == sample.steps
+    if sample.output is not None:
+        assert status["output"] == sample.output, shown
+    found = rows(workflow)
+    for name, counts in sample.items.items():
+        assert counts.items() <= found[name]["items"].items(), shown
+    for name, fields in sample.row.items():
+        assert fields.items() <= found[name].items(), shown
+    if sample.requests is not None:
+        assert status["usage"]["requests"] == sample.requests, shown
+    assert (reason(workflow, "Degraded") or "") == sample.degraded, shown
+
+
+# Those that people decide come first: meanwhile the others run.
+@pytest.mark.parametrize("name", sorted(SAMPLE, key=lambda name: SAMPLE[name].decision is None))
+def test_a_sample_ends_as_it_says(name: str, started: dict[str, Started]) -> None:
+    sample, at = SAMPLE[name], started[name]
+    if sample.decision is not None:
+        decide(at, sample.decision)
+    check(sample, at.cluster.finished(at.run, 120))
+
+
+def test_every_sample_is_tried() -> None:
+    assert sorted(SAMPLE) == sorted(path.name for path in SAMPLES.iterdir() if path.is_dir())
