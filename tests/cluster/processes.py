@@ -19,6 +19,11 @@ def _state() -> Home:
     return home
 
 
+def folder() -> Path:
+    """Where the cluster keeps everything that is its own."""
+    return _state().path
+
+
 def of_pod(pod: Json) -> list[int]:
     """The processes of a pod's containers, told by its UID in the name of their cgroup."""
     _state()

@@ -1,4 +1,4 @@
-"""Approvals as steps of real runs: asked by the operator, decided by people with names and groups."""
+"""Approvals as steps of real runs: asked by the operator, decided by people with names."""
 
 import json
 import time

@@ -283,9 +283,9 @@ def test_nested_steps_and_loops_come_to_what_they_should(
     row = rows(found)["outer"]
     for key, value in wanted.row.items():
         shown = row.get(key)
-        assert (
-            shown.items() >= value.items() if isinstance(value, dict) else shown == value
-        ), f"{key}: {shown}"
+        assert shown.items() >= value.items() if isinstance(value, dict) else shown == value, (
+            f"{key}: {shown}"
+        )
     assert wanted.attention in [one["name"] for one in status.get("attention", [])] + [""]
     assert condition(found, "Degraded") == ("True" if wanted.degraded else None)
     assert wanted.degraded in why(found, "Degraded")
@@ -352,7 +352,7 @@ def test_a_stopped_run_cancels_its_nested_steps_and_a_suspended_one_starts_none(
     assert found["status"]["phase"] == "Stopped"
     assert phases(found) == {"outer": "Cancelled", "after": "Omitted"}
     lab.cluster.wait(
-        "workflow", "paused", lambda w: w["status"]["phase"] == "Suspended", "suspended"
+        "workflow", "paused", lambda w: w["status"].get("phase") == "Suspended", "suspended"
     )
     time.sleep(2.5)
     assert {len(lab.calls(uid)) for uid in runs.values()} == {3}

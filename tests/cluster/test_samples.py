@@ -4,7 +4,11 @@ All are applied first and looked at later: their workers start side by side.
 """
 
 import json
+import re
+import socket
 import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,7 +19,7 @@ import pytest
 import yaml
 
 from tests.cluster.conftest import fresh_namespace
-from tests.cluster.harness import REPO, Cluster, Json, condition, phases, reason, rows
+from tests.cluster.harness import REPO, Cluster, Json, phases, reason, rows
 from tests.cluster.terminal import corral
 
 SAMPLES = REPO / "manifests" / "samples"
@@ -206,6 +210,83 @@ def test_a_sample_ends_as_it_says(name: str, started: dict[str, Started]) -> Non
     if sample.decision is not None:
         decide(at, sample.decision)
     check(sample, at.cluster.finished(at.run, 120))
+
+
+LOCAL: dict[str, tuple[str, ...]] = {
+    name: () for name, sample in SAMPLE.items() if sample.decision is None
+} | {"incident-triage": ("--approve=agree",), "data-cleanup": ("--approve=clean",)}
+"""What local runs are told. No option decides with values: contract-review is left out."""
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a tool server on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = str(Path(sys.executable).parent / "corral")
+    log = (tmp_path_factory.mktemp("tools") / "log").open("w")
+    words = [program, "tool-server", f"--port={port}"]
+    with log, subprocess.Popen(words, stdout=log, stderr=log) as server:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "the tool server did not start"
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/"
+        server.terminate()
+
+
+def local_files(name: str, tools: str) -> str:
+    """A sample's objects as a local run is given them: with a run, and tools on this machine."""
+    folder = SAMPLES / name
+    files = sorted(folder.glob("*.yaml"))
+    if name == "research-team":  # locally its Model is another
+        files = [folder / file for file in ("agents.yaml", "workflow.yaml", "local/model.yaml")]
+    text = "\n---\n".join(file.read_text() for file in files)
+    text = re.sub(r"http://(runbooks|archive):8080/", tools, text)
+    objects = [obj for obj in yaml.safe_load_all(text) if obj]
+    head = {"apiVersion": "corral.dev/v1alpha1", "kind": "Workflow", "metadata": {"name": name}}
+    for obj in objects:
+        if obj["metadata"]["name"] == name and obj["kind"] == "CronWorkflow":
+            objects.append(head | {"spec": obj["spec"]["workflowSpec"]})
+        elif obj["metadata"]["name"] == name and obj["kind"] == "WorkflowTemplate":
+            objects.append(head | {"spec": {"workflowTemplateRef": {"name": name}}})
+    return yaml.safe_dump_all(obj for obj in objects if obj["kind"] != "CronWorkflow")
+
+
+def told(workflow: Json) -> Json:
+    """What a run came to, without what may differ: names, times, attempts, and who decided."""
+    status = workflow["status"]
+    same = ("phase", "output", "extract", "items", "reason", "memoized", "iteration")
+    return {
+        "phase": status["phase"],
+        "output": status.get("output"),
+        "steps": {
+            name: {
+                field: row[field]
+                for field in same
+                if field in row and not (field == "output" and row.get("approval"))
+            }
+            for name, row in rows(workflow).items()
+        },
+    }
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_a_local_run_comes_to_the_same(
+    name: str, started: dict[str, Started], tools: str, tmp_path: Path
+) -> None:
+    sample, at = SAMPLE[name], started[name]
+    file = tmp_path / "sample.yaml"
+    file.write_text(local_files(name, tools))
+    parameters = [word for word in sample.submit if word.startswith("--parameter=")]
+    words = ["run", "--local", "--output=json", *parameters, *LOCAL[name], str(file)]
+    done = corral(at.cluster, *words)
+    assert done.returncode == 0, done.stderr
+    assert told(json.loads(done.stdout)) == told(at.cluster.finished(at.run, 120))
 
 
 def test_every_sample_is_tried() -> None:

@@ -119,25 +119,26 @@ def test_a_missing_template_is_named_within_ten_seconds_and_waited_for(lab: Lab)
         assert f"there is no WorkflowTemplate '{missing}'" in why(found, "Reconciling")
         assert condition(found, "Stalled") == "False"
     assert time.monotonic() - made < 10
-    lab.make(
-        template("coming", compute("a", "here")), template("coming-too", compute("a", "here"))
-    )
+    lab.make(template("coming", compute("a", "here")), template("coming-too", compute("a", "here")))
     for found in lab.cluster.all_finished("early", "early-parent").values():
         assert found["status"]["phase"] == "Succeeded"
 
 
 def test_a_run_keeps_the_template_that_it_began_with(lab: Lab) -> None:
-    lab.make(template("edited", step("a", input="slow first"), compute("b", "first", "a")))
+    lab.make(template("edited", step("a", input="long first"), compute("b", "first", "a")))
     lab.make(from_template("before", "edited"))
     lab.cluster.wait("workflow", "before", lambda w: phases(w).get("a") == "Running", "running")
     steps = [step("a", input="second"), compute("b", "second", "a"), compute("c", "more", "b")]
     lab.cluster.patch("workflowtemplate", "edited", {"spec": {"steps": steps}})
     lab.make(from_template("after", "edited"))
-    lab.cluster.kubectl("delete", "workflowtemplate", "edited", "--wait=false")
+    after = lab.cluster.finished("after")
+    lab.cluster.kubectl("delete", "workflowtemplate", "edited")
     before = lab.cluster.finished("before")
+    assert before["status"]["finishedAt"] >= after["status"]["startedAt"]
     assert rows(before)["b"]["output"] == "first"
     assert list(phases(before)) == ["a", "b"]
-    lab.cluster.kubectl("delete", "workflow", "after")
+    assert rows(after)["b"]["output"] == "second"
+    assert list(phases(after)) == ["a", "b", "c"]
 
 
 def test_children_do_steps_and_their_books_are_the_parents(lab: Lab) -> None:
@@ -166,7 +167,9 @@ def test_children_do_steps_and_their_books_are_the_parents(lab: Lab) -> None:
     assert rows(family)["bad"]["reason"] == "Quota"
     calls = lab.family_calls("family")
     texts = [call["lastUser"] for call in calls if call["outcome"] == "Answered"]
-    assert sorted(texts) == sorted([f"{it} {n}" for it in "pqr" for n in ("one", "two")] + ["last: 3"])
+    assert sorted(texts) == sorted(
+        [f"{it} {n}" for it in "pqr" for n in ("one", "two")] + ["last: 3"]
+    )
     assert Decimal(family["status"]["usage"]["costUSD"]) == Decimal("0.002") * 7
     assert Decimal(rows(family)["pairs"]["costUSD"]) == Decimal("0.002") * 6
     name = rows(found["alone"])["only"]["child"]

@@ -166,32 +166,77 @@ WORKFLOWS = {
         "spec.steps[0].triggerRule",
         "AnyFailed never holds without dependsOn",
     ),
-    "an approval": Wrong(
-        steps(APPROVAL), "spec.steps[0].approval", "not supported yet", "NotSupported"
+    "an approval for each item": Wrong(
+        steps(f"{APPROVAL}, forEach: {{items: [1]}}"),
+        "spec.steps[0].forEach",
+        "an approval is asked for once; nest it in steps to ask for each item",
     ),
-    "a loop": Wrong(
-        steps(f"{CALL}, loop: {{until: 'true', maxIterations: 2}}"),
+    "bad CEL in a prompt": Wrong(
+        steps(f"{APPROVAL.replace('Go', '$(who)')}"),
+        "spec.steps[0].approval.prompt",
+        "step 's0': who: column 1: undeclared reference to 'who'",
+    ),
+    "a loop that waits": Wrong(
+        steps("wait: {duration: 1s}, loop: {until: 'true', maxIterations: 2}"),
         "spec.steps[0].loop",
-        "not supported yet",
-        "NotSupported",
+        "a step with wait has no loop",
     ),
-    "a budget": Wrong(
-        steps("transform: x", more="budget: {maxTokens: 1}"),
-        "spec.budget",
-        "not supported yet",
-        "NotSupported",
+    "bad CEL in the end of a loop": Wrong(
+        steps(f"{CALL}, loop: {{until: outptu.fine, maxIterations: 2}}"),
+        "spec.steps[0].loop.until",
+        "step 's0': outptu.fine: column 7: undeclared reference to 'outptu.fine'",
     ),
-    "a template": Wrong(
-        "workflowTemplateRef: {name: t}",
-        "spec.workflowTemplateRef",
-        "not supported yet",
-        "NotSupported",
+    "bad CEL in what is best": Wrong(
+        steps(
+            f"{CALL}, loop: {{until: 'true', maxIterations: 2, onExhausted: AcceptBest, best: 1 +}}"
+        ),
+        "spec.steps[0].loop.best",
+        "step 's0': 1 +: column 4: Syntax error",
     ),
-    "a time to live": Wrong(
-        steps("transform: x", more="ttlAfterFinished: 1h"),
-        "spec.ttlAfterFinished",
-        "not supported yet",
-        "NotSupported",
+    "an unknown step in nested steps": Wrong(
+        steps("steps: [{name: a, transform: $(steps.b.output)}]"),
+        "spec.steps[0].steps[0].transform",
+        "step 'a': steps.b.output: there is no step 'b'",
+    ),
+    "a nested step from outside": Wrong(
+        steps("steps: [{name: a, transform: x}]", "transform: $(steps.a.output), dependsOn: [s0]"),
+        "spec.steps[1].transform",
+        "step 's1': steps.a.output: there is no step 'a'",
+    ),
+    "an output that nested steps don't have": Wrong(
+        steps("steps: [{name: a, transform: x}]", "transform: $(steps.s0.output), dependsOn: [s0]"),
+        "spec.steps[1].transform",
+        "step 's1': steps.s0.output: step 's0' says no output of its nested steps",
+    ),
+    "a memo of what costs nothing": Wrong(
+        steps("transform: x, memoize: {key: k}"),
+        "spec.steps[0].memoize",
+        "only a step that calls an agent or a tool has it",
+    ),
+    "bad CEL in a memo's key": Wrong(
+        steps(f"{CALL}, memoize: {{key: $(topic)}}"),
+        "spec.steps[0].memoize.key",
+        "step 's0': topic: column 1: undeclared reference to 'topic'",
+    ),
+    "retries of what can't fail otherwise": Wrong(
+        steps("transform: x, retryStrategy: {limit: 1}"),
+        "spec.steps[0].retryStrategy",
+        "only a step that calls an agent, a tool or a workflow has it",
+    ),
+    "bad CEL for a tool": Wrong(
+        steps("tool: {mcp: {url: 'http://t/mcp'}, name: t, arguments: {a: [$(b)]}}"),
+        "spec.steps[0].tool.arguments",
+        "step 's0': b: column 1: undeclared reference to 'b'",
+    ),
+    "bad CEL for a template": Wrong(
+        steps("workflow: {templateRef: {name: t}, arguments: {a: $(b)}}"),
+        "spec.steps[0].workflow.arguments",
+        "step 's0': b: column 1: undeclared reference to 'b'",
+    ),
+    "a schema for a tool": Wrong(
+        steps("tool: {mcp: {url: 'http://t/mcp'}, name: t}, outputSchema: {type: object}"),
+        "spec.steps[0].outputSchema",
+        "only a step that calls an agent has it",
     ),
 }
 
@@ -227,12 +272,6 @@ OTHERS = {
     "an Agent elsewhere": Wrong(
         manifest("Agent", "remote", "{type: Remote, a2a: {url: http://a}}"),
         "spec.a2a",
-        "not supported yet",
-        "NotSupported",
-    ),
-    "an Agent with a budget": Wrong(
-        agent("budget", "fast", "budget: {period: Daily, maxTokens: 1}"),
-        "spec.budget",
         "not supported yet",
         "NotSupported",
     ),
@@ -434,43 +473,47 @@ def test_what_is_too_large_is_refused_clearly(cluster: Cluster) -> None:
     created = cluster.post(model_server(RULES))
     assert created.returncode == 0, created.stderr
     cluster.kubectl("rollout", "status", "deployment/model-server", "--timeout=60s")
+    each = f"forEach: {{items: {list(range(6))}}}"
     made = {
         "long-transform": (
-            noise(300_000),
-            "- {name: a, transform: $(arguments.t), allowFailure: true}\n- {name: b, transform: x}",
+            noise(900_000),
+            "- {name: a, transform: '$(arguments.t)$(arguments.t)$(arguments.t)$(arguments.t)"
+            "$(arguments.t)', allowFailure: true}\n- {name: b, transform: x}",
         ),
         "long-answer": (
             "",
-            "- {name: a, agentRef: {name: talker}, input: huge, allowFailure: true}\n"
+            "- {name: a, agentRef: {name: talker}, input: huge}\n"
             "- {name: b, agentRef: {name: talker}, input: not so}",
         ),
-        "long-status": (
+        "long-items": (
             noise(200_000),
-            "- {name: each, transform: $(arguments.t + string(item)),"
-            f" forEach: {{items: {list(range(9))}}}}}\n",
+            f"- {{name: each, transform: $(arguments.t + string(item)), {each}}}",
         ),
-        "long-spec": (
-            noise(1_000_000),
-            "- {name: each, transform: '$(arguments.t.substring(item, item + 99000))',"
-            " forEach: {items: [0, 100000, 200000, 300000, 400000, 500000]}}\n",
+        "long-state": (
+            noise(1_400_000),
+            "- {name: each, transform: '$(arguments.t.substring(item * 90, item * 90 + 90))',"
+            " forEach: {itemsFrom: $(arguments.numbers), maxItems: 2000}}",
         ),
     }
     for name, (argument, listed) in made.items():
-        spec = f"arguments: {{t: '{argument}'}}\nsteps:\n{textwrap.dedent(listed)}"
-        created = cluster.post(workflow(name, spec))
+        numbers = list(range(2000)) if name == "long-state" else []
+        arguments = f"arguments: {{t: '{argument}', numbers: {numbers}}}"
+        created = cluster.post(workflow(name, f"{arguments}\nsteps:\n{textwrap.dedent(listed)}"))
         assert created.returncode == 0, created.stderr
     found = cluster.all_finished(*made)
-    for name, kind in (("long-transform", "InvalidExpression"), ("long-answer", "InvalidOutput")):
-        assert phases(found[name]) == {"a": "Failed", "b": "Succeeded"}
-        assert rows(found[name])["a"]["reason"] == kind
-        assert "262144" in rows(found[name])["a"]["message"]
-    for name in ("long-status", "long-spec"):
-        status = found[name]["status"]
-        assert status["phase"] == "Failed"
-        assert reason(found[name], "Succeeded") == "TooLarge"
-        assert status["message"].startswith("the run's state of ")
-        assert status["message"].endswith("; return smaller outputs")
-        assert len(json.dumps(status)) < 100_000
+    long = found["long-transform"]
+    assert phases(long) == {"a": "Failed", "b": "Succeeded"}
+    assert rows(long)["a"]["reason"] == "InvalidOutput"
+    assert "4194304" in rows(long)["a"]["message"]
+    for name in ("long-answer", "long-items"):
+        assert found[name]["status"]["phase"] == "Succeeded", found[name]["status"].get("message")
+        assert len(json.dumps(found[name]["status"])) < 100_000
+    status = found["long-state"]["status"]
+    assert status["phase"] == "Failed"
+    assert reason(found["long-state"], "Succeeded") == "TooLarge"
+    assert status["message"].startswith("the run's state of ")
+    assert status["message"].endswith("; use fewer items")
+    assert len(json.dumps(status)) < 100_000
     before = cluster.versions("workflows")
     time.sleep(5)
     assert cluster.versions("workflows") == before

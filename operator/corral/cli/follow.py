@@ -1,8 +1,8 @@
 """Shows a run while it goes on: a tree that changes on a terminal, else a line per change."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -22,6 +22,9 @@ class Follower(AbstractContextManager["Follower"], Protocol):
     def update(self, view: RunView) -> None:
         """The run is like this now."""
 
+    def pause(self) -> AbstractContextManager[None]:
+        """Leaves the terminal to somebody else for a while."""
+
     def __enter__(self) -> Self: ...
 
 
@@ -40,6 +43,9 @@ class _Silent:
 
     def update(self, view: RunView) -> None:
         pass
+
+    def pause(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +72,14 @@ class _Live:
 
     def update(self, view: RunView) -> None:
         self._view = view
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
 
     def _render(self) -> RenderableType:
         if self._view is None:
@@ -102,6 +116,9 @@ class _Lines:
                 self._shown[name] = text
                 passed = duration(view.seconds(now) or 0.0)
                 show(self._output, [Text(f"{passed:>6}  {text}")])
+
+    def pause(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def __enter__(self) -> Self:
         return self

@@ -2,14 +2,17 @@
 
 import asyncio
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from corral.api.agent import AgentSpec
 from corral.api.model import ModelSpec
 from corral.api.pool import PoolSpec
+from corral.api.template import TemplateSpec
 from corral.api.workflow import WorkflowSpec, WorkflowStatus
+from corral.cli.ask import HINT, Asker, Decisions
 from corral.cli.errors import CliError, Exit
 from corral.cli.follow import console, follower, show_end, silent
 from corral.cli.objects import API_VERSION
@@ -17,9 +20,11 @@ from corral.cli.output import write
 from corral.cli.parameters import Given, arguments
 from corral.cli.select import Selection, generated, select
 from corral.cli.view import RunView
-from corral.cost.prices import price
+from corral.local.office import NobodyDecidesError, Office
 from corral.local.runner import LocalRun
 from corral.local.team import NotRunnableError, assemble
+from corral.plan.template import argument_problems, cycle, parameters_of, resolve
+from corral.plan.validate import Problem, workflow_problems
 
 NAMESPACE = "local"
 SpecT = TypeVar("SpecT")
@@ -36,6 +41,7 @@ class Options:
     timeout: float | None = None
     output: str = "tree"
     given: Given = field(default_factory=Given)
+    decisions: Decisions = field(default_factory=Decisions)
 
 
 def run_local(paths: Sequence[str], options: Options) -> Exit:
@@ -45,22 +51,61 @@ def run_local(paths: Sequence[str], options: Options) -> Exit:
     assert isinstance(spec, WorkflowSpec)
     spec = _with_arguments(spec, selection, options.given)
     models = _specs(selection, "Model", ModelSpec)
+    templates = _specs(selection, "WorkflowTemplate", TemplateSpec)
+    scope, spec = _resolved(spec, templates)
     try:
         team = assemble(
             spec,
             _specs(selection, "Agent", AgentSpec),
             models,
             list(_specs(selection, "AgentPool", PoolSpec).values()),
+            templates=templates,
         )
     except NotRunnableError as error:
-        lines = "\n".join(error.problems)
-        raise CliError(f"nothing was started:\n{lines}", Exit.REFUSED) from None
+        raise _not_started(error.problems) from None
     body = {"apiVersion": API_VERSION, **_body(selection, options)}
-    if spec.arguments:
-        body["spec"] = {**body["spec"], "arguments": spec.arguments}
     metadata = body["metadata"]
-    local = LocalRun(metadata["name"], metadata["namespace"], spec, team, models, price)
+    office = Office(team, models, templates, _config_maps(selection))
+    local = LocalRun(metadata["name"], metadata["namespace"], spec, office, memo_scope=scope)
     return _Session(local, body, options).run()
+
+
+def _not_started(problems: Sequence[str]) -> CliError:
+    lines = "\n".join(problems)
+    return CliError(f"nothing was started:\n{lines}", Exit.REFUSED)
+
+
+def _resolved(
+    spec: WorkflowSpec, templates: Mapping[str, TemplateSpec]
+) -> tuple[str, WorkflowSpec]:
+    """The template's name, if there is one, and what runs.
+
+    Raises:
+        CliError: there is no such template in the files, or its parameters are broken.
+    """
+    if spec.workflow_template_ref is None:
+        return "", spec
+    name = spec.workflow_template_ref.name
+    template = templates.get(name)
+    if template is None:
+        raise _not_started([f"there is no WorkflowTemplate {name!r} in the files"])
+    resolved = resolve(spec, template)
+    problems = argument_problems(template, resolved.arguments or {})
+    problems = problems or workflow_problems(resolved, parameters_of(template))
+    if path := cycle(name, templates):
+        problems.append(Problem("spec", f"{name!r} reaches itself: {' → '.join(path)}"))
+    if problems:
+        raise _not_started([str(problem) for problem in problems])
+    return name, resolved
+
+
+def _config_maps(selection: Selection) -> dict[str, dict[str, str]]:
+    """The data of the files' ConfigMaps, by name."""
+    return {
+        document.data["metadata"]["name"]: dict(document.data.get("data") or {})
+        for document in selection.checked.foreign
+        if document.data["kind"] == "ConfigMap" and "name" in (document.data.get("metadata") or {})
+    }
 
 
 def _with_arguments(spec: WorkflowSpec, selection: Selection, given: Given) -> WorkflowSpec:
@@ -106,6 +151,9 @@ class _Session:
         """The exit code by outcome."""
         shown = follower(self._console) if self._options.output == "tree" else silent()
         code: Exit | None = None
+        asker = Asker(self._options.decisions, self._console, shown.pause)
+        self._local.office.decide = asker.decide
+        stuck = ""
         with shown:
             self._local.on_status = lambda status, spec: shown.update(self._view(status, spec))
             try:
@@ -114,6 +162,10 @@ class _Session:
                 code = Exit.TIMEOUT
             except asyncio.CancelledError:
                 code = Exit.INTERRUPTED
+            except NobodyDecidesError as error:
+                code, stuck = Exit.REFUSED, f"{error}; {HINT}"
+            except NotRunnableError as error:
+                code, stuck = Exit.REFUSED, str(error)
         view = self._view(self._local.status, self._local.spec)
         if self._options.output == "tree":
             show_end(self._console, view)
@@ -122,6 +174,10 @@ class _Session:
         else:
             status = self._local.status.to_json()
             write({**self._body, "status": status}, self._options.output)
+        if stuck:
+            print(f"error: {stuck}", file=sys.stderr)
+        if self._local.over_budget and code is None:
+            print("error: the budget is spent; raise spec.budget to go on", file=sys.stderr)
         code = view.exit_code if code is None else code
         return Exit.FAILED if code is None else code
 

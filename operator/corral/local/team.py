@@ -1,17 +1,23 @@
 """The Agents of a local run: their views for the planner, and what answers for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from corral.api.agent import AgentSpec
 from corral.api.model import ModelSpec
 from corral.api.pool import PoolSpec
-from corral.api.types import seconds
-from corral.api.workflow import WorkflowSpec
+from corral.api.template import TemplateSpec
+from corral.api.workflow import NestedStep, WorkflowSpec
+from corral.cost.prices import price
+from corral.local.headers import EnvironmentHeaders
 from corral.local.keys import EnvironmentKeys
-from corral.plan.agent import agent_problems, revision
+from corral.plan.agent import agent_problems, models_used, revision, tool_runner
+from corral.plan.names import TOOL_RUNNER
 from corral.plan.observed import AgentView
-from corral.worker.keys import KeySource
+from corral.plan.selection import all_steps
+from corral.plan.template import called_by
+from corral.plan.views import fallback_of, rates_of, view_of
+from corral.worker.headers import missing_header
 from corral.worker.runtime import AgentRuntime
 
 DEFAULT_CONCURRENCY = 16
@@ -34,6 +40,7 @@ class Member:
     runtime: AgentRuntime
     capacity: int
     """Attempts at once."""
+    spec: AgentSpec
 
 
 Team = Mapping[str, Member]
@@ -45,39 +52,71 @@ def assemble(
     models: Mapping[str, ModelSpec],
     pools: Sequence[PoolSpec] = (),
     keys: EnvironmentKeys | None = None,
+    templates: Mapping[str, TemplateSpec] | None = None,
 ) -> Team:
-    """The members that the workflow needs.
+    """The members that the workflow needs, and the templates that it reaches.
+
+    An Agent that is only looked for by what it can do is left out if it can't work.
 
     Raises:
-        NotRunnableError: an Agent, Model or key is missing, or not supported.
+        NotRunnableError: an Agent, Model, key, header or template is missing, or not supported.
     """
     keys = keys or EnvironmentKeys(models)
-    needed = dict.fromkeys(
-        step.agent_ref.name
-        for step in [*(workflow.steps or []), *(workflow.on_exit or [])]
-        if step.agent_ref is not None
-    )
+    headers = EnvironmentHeaders()
     problems: dict[str, None] = {}
+    steps = all_steps(_reached(workflow, templates or {}, problems))
+    named = dict.fromkeys(step.agent_ref.name for step in steps if step.agent_ref is not None)
+    sought = agents if any(step.agent_selector is not None for step in steps) else {}
     team: dict[str, Member] = {}
-    for name in needed:
+    for name in {**named, **dict.fromkeys(sought)}:
         spec = agents.get(name)
-        found = _problems(name, spec, models, keys)
-        problems |= dict.fromkeys(found)
+        found = _problems(name, spec, models, keys, headers)
+        if name in named:
+            problems |= dict.fromkeys(found)
         if spec is not None and not found:
-            team[name] = _member(name, spec, models, pools, keys)
+            team[name] = _member(name, spec, models, pools, keys, headers)
+    if any(step.tool is not None for step in steps):
+        team[TOOL_RUNNER] = _member(TOOL_RUNNER, tool_runner(), {}, (), keys, headers)
     if problems:
         raise NotRunnableError(list(problems))
     return team
 
 
+def _reached(
+    workflow: WorkflowSpec, templates: Mapping[str, TemplateSpec], problems: dict[str, None]
+) -> Iterable[NestedStep]:
+    """The steps of the workflow, and of all templates that they call."""
+    found = [*(workflow.steps or []), *(workflow.on_exit or [])]
+    pending, seen = called_by(workflow), set[str]()
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        template = templates.get(name)
+        if template is None:
+            problems[f"there is no WorkflowTemplate {name!r} in the files"] = None
+            continue
+        found += [*template.steps, *(template.on_exit or [])]
+        pending += called_by(template)
+    return found
+
+
 def _problems(
-    name: str, spec: AgentSpec | None, models: Mapping[str, ModelSpec], keys: EnvironmentKeys
+    name: str,
+    spec: AgentSpec | None,
+    models: Mapping[str, ModelSpec],
+    keys: EnvironmentKeys,
+    headers: EnvironmentHeaders,
 ) -> list[str]:
     if spec is None:
         return [f"there is no Agent {name!r} in the files; a local run has nothing else"]
     found = [f"Agent {name!r}: {problem}" for problem in agent_problems(spec, models)]
-    if not found and spec.model_ref is not None and (no_key := keys.missing(spec.model_ref.name)):
-        found.append(no_key)
+    if found:
+        return found
+    found = [why for model in models_used(spec, models) if (why := keys.missing(model))]
+    if missing_header(spec.tools, headers) is not None:
+        found += [f"Agent {name!r}: {why}" for why in headers.missing(spec.tools or [])]
     return found
 
 
@@ -86,11 +125,13 @@ def _member(
     spec: AgentSpec,
     models: Mapping[str, ModelSpec],
     pools: Sequence[PoolSpec],
-    keys: KeySource,
+    keys: EnvironmentKeys,
+    headers: EnvironmentHeaders,
 ) -> Member:
-    own = {spec.model_ref.name: models[spec.model_ref.name]} if spec.model_ref else {}
-    view = AgentView(name, revision(spec, own), seconds(spec.limits.timeout))
-    return Member(view, AgentRuntime(spec, name, own, keys), capacity(name, pools))
+    own = models_used(spec, models)
+    rates, fallback = rates_of(spec, own, price), fallback_of(spec, own, price)
+    view = view_of(name, spec, revision(spec, own), rates, fallback)
+    return Member(view, AgentRuntime(spec, name, own, keys, headers), capacity(name, pools), spec)
 
 
 def capacity(agent: str, pools: Sequence[PoolSpec]) -> int:

@@ -18,6 +18,11 @@ StepSpec = NestedStep
 """Steps that may be nested; those that may have nested steps are of ``workflow.Step``."""
 
 
+def place(run_id: str, path: str, index: int) -> str:
+    """An item of the step at a path, whichever attempt is under way."""
+    return f"{run_id}.{path}.{index}"
+
+
 @dataclass
 class Frame:
     """One graph: what its steps are, and how far each has come."""
@@ -42,7 +47,7 @@ class Frame:
 
     def place(self, spec: StepSpec, index: int) -> str:
         """An item, whichever attempt is under way."""
-        return f"{self.run_id}.{self.path}{spec.name}.{index}"
+        return place(self.run_id, self.path + spec.name, index)
 
     def next_attempt_id(self, spec: StepSpec, index: int, node: Node) -> str:
         """The id of the attempt that would start next."""

@@ -152,7 +152,7 @@ def _row(p: Pass, spec: StepSpec, step: Step) -> StepRow:
         row.approval = node.approval or next((call.approval for call in node.calls), None)
         if step.phase is StepPhase.SUCCEEDED:
             row.output = (
-                _short(node.output) if node.stored is None else _shown(p, None, node.stored)
+                short_output(node.output) if node.stored is None else _shown(p, None, node.stored)
             )
         row.reason = row.reason or node.reason
         row.message = row.message or node.message
@@ -184,14 +184,15 @@ def _counts(nodes: Sequence[Node]) -> ItemCounts:
     )
 
 
-def _short(output: Any) -> Any:
+def short_output(output: Any) -> Any:
+    """An output as a row shows it: whole if it is small, else the beginning of its text."""
     if isinstance(output, str):
         encoded = output.encode()
         if len(encoded) <= ROW_OUTPUT:
             return output
         return encoded[: ROW_OUTPUT - 3].decode(errors="ignore") + "…"
     text = compact_json(output)
-    return output if len(text.encode()) <= ROW_OUTPUT else _short(text)
+    return output if len(text.encode()) <= ROW_OUTPUT else short_output(text)
 
 
 def _attention(p: Pass) -> list[Attention]:

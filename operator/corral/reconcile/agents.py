@@ -149,7 +149,10 @@ class Agents:
         previous = AgentStatus.model_validate(obj.get("status") or {})
         generation = obj["metadata"]["generation"]
         pending = self._usage.get(key)
-        due = now - self._flushed.get(key, 0.0) >= USAGE_FLUSH
+        since = now - self._flushed.get(key, 0.0)
+        due = since >= USAGE_FLUSH
+        if pending and not due:  # this pass may have come in place of the one that was asked for
+            self._world.wake.agent(key, USAGE_FLUSH - since)
         usage = _sum(previous.usage, pending) if pending and due else previous.usage
         status = previous.model_copy(
             update={

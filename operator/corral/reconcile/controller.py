@@ -225,6 +225,7 @@ class Controller:
                 log.warning("the API server can't be read: %s", error)
                 await asyncio.sleep(1)
         await self._take_inventories(sweep=False)
+        await self._workflows.take_up()
         self.world.patience_until = self.world.kube.now() + PATIENCE
 
     async def _every(self, period: float, work: Callable[[], Awaitable[None]]) -> None:

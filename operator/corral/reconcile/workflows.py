@@ -4,9 +4,10 @@ Nothing is sent to a worker before the status that says so was written with the 
 that was read: a write that succeeds proves that the plan was made from the newest state.
 """
 
+import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from corral.api.attempt import WORKER_PORT
@@ -16,11 +17,11 @@ from corral.artifacts.errors import ArtifactStoreError
 from corral.dispatch.attempts import Deliver
 from corral.kube.client import WORKFLOWS, ApiError, Json
 from corral.kube.events import post_event
-from corral.plan import state
 from corral.plan.attempts import Place, payload_at, running_attempts
 from corral.plan.budget import Reservation
 from corral.plan.expressions import ExpressionError
 from corral.plan.facts import NotYetKnownError
+from corral.plan.holdings import on_workers, reservations, turns
 from corral.plan.kinds import children_under_way, wanted_approvals, wanted_children
 from corral.plan.names import ANNOTATION_CORRELATION_ID, TOOL_RUNNER
 from corral.plan.observed import AgentView, ChildView, Pass, Payload, Result, Slot, Want
@@ -28,9 +29,7 @@ from corral.plan.selection import agent_of_attempt, all_steps
 from corral.plan.state import (
     Consumption,
     JournalError,
-    Node,
     Run,
-    Step,
     Worker,
     from_journal,
 )
@@ -99,6 +98,23 @@ class Workflows:
         """UIDs of child Workflows that their parents' steps do not want any more."""
         self._retirement = Retirement(world)
         self._priorities = Priorities(world.kube)
+
+    async def take_up(self) -> None:
+        """Gives the runs that a former leader began the turns that they had with memoized results.
+
+        To be called before any pass: else who waits for a result might be the first to ask for it.
+        """
+        for obj in list(self._world.workflows):
+            status = obj.get("status") or {}
+            if status.get("finishedAt") or not status.get("journal"):
+                continue
+            key, uid = key_of(obj), obj["metadata"]["uid"]
+            record = self._records.setdefault(key, _Record(uid=uid))
+            run = self._run(obj, record, workflow_status(obj))
+            if isinstance(run, Run):
+                for memo, place in turns(run):
+                    self._world.flights.claim(key, memo, place)
+            await asyncio.sleep(0)
 
     async def strays(self, attempts: Iterable[str]) -> set[str]:
         """Those attempts of which the newest status says nothing: recorded, or of no run at all.
@@ -197,7 +213,7 @@ class Workflows:
             await self._retirement.look(key, obj, spec)
             if previous.observed_generation == obj["metadata"]["generation"]:
                 return
-        if not record.fresh and (running := _on_workers(run)):
+        if not record.fresh and (running := on_workers(run)):
             log.info("resuming", extra={"attempts": len(running)})
             await self._read_again(key, record)
             return
@@ -213,7 +229,7 @@ class Workflows:
         p = self._gather(key, obj, spec, run, list(results.values()), unavailable)
         agents = {one: agent_of_attempt(spec, run, one) for one in results}
         # What runs keeps its slots while the plan claims more; what has ended may be claimed anew.
-        going_on = {one: at for one, at in _on_workers(run).items() if one not in results}
+        going_on = {one: at for one, at in on_workers(run).items() if one not in results}
         freed = self._world.slots.keep_only(key, going_on)
         payloads = await self._plan(key, p)
         if run.started is not None and run.template is None:
@@ -540,7 +556,7 @@ class Workflows:
         freed: set[ObjectKey],
     ) -> None:
         """Frees slots, and wakes who waited for them; ``freed`` were so before."""
-        freed = freed | self._world.slots.keep_only(key, _on_workers(run))
+        freed = freed | self._world.slots.keep_only(key, on_workers(run))
         self._settle_budgets(key, spec, run)
         if run.finished_for_good:
             freed |= self._world.slots.forget(key)
@@ -561,7 +577,7 @@ class Workflows:
         """What the run holds of its Agents' budgets is what its state says."""
         held = {
             attempt: ((key[0], agent), reservation)
-            for attempt, (agent, reservation) in _reservations(spec, run).items()
+            for attempt, (agent, reservation) in reservations(spec, run).items()
             if self._world.agent_budget((key[0], agent)) is not None
         }
         for agent_key in self._world.budgets.hold_only(key, held):
@@ -651,46 +667,5 @@ def worker_of(pod: Json) -> Worker:
     )
 
 
-def _on_workers(run: Run) -> dict[str, Worker]:
-    """The attempts that hold a slot: those that run, and those that are being cancelled."""
-    running = {
-        state.attempt_id(run.run_id, path, index, node.attempt, node.iteration): node.worker
-        for path, index, node in _open_nodes({**run.steps, **run.exit_steps})
-        if node.worker is not None
-    }
-    return running | run.unsettled
-
-
-def _open_nodes(steps: Mapping[str, Step], prefix: str = "") -> Iterator[tuple[str, int, Node]]:
-    """The items that have not ended, nested ones too: (path of the step, item, node)."""
-    for name, step in steps.items():
-        if step.final:
-            continue
-        for index, node in enumerate(step.nodes):
-            if node.final:
-                continue
-            yield prefix + name, index, node
-            if node.steps:
-                inner = f"{prefix}{name}~{index}~{node.iteration}~"
-                yield from _open_nodes(node.steps, inner)
-
-
-def _reservations(spec: WorkflowSpec, run: Run) -> dict[str, tuple[str, Reservation]]:
-    """What the run's attempts hold of budgets, and whose Agent they are of."""
-    held = {
-        state.attempt_id(run.run_id, path, index, node.attempt, node.iteration): Reservation(
-            node.reserved, node.reserved_tokens
-        )
-        for path, index, node in _open_nodes({**run.steps, **run.exit_steps})
-        if node.worker is not None and (node.reserved is not None or node.reserved_tokens)
-    }
-    held |= {attempt: Reservation(cost, 0) for attempt, cost in run.unsettled_cost.items()}
-    return {
-        attempt: (agent, reservation)
-        for attempt, reservation in held.items()
-        if (agent := agent_of_attempt(spec, run, attempt)) is not None
-    }
-
-
 def _on_workers_of(status: WorkflowStatus) -> dict[str, Worker]:
-    return _on_workers(from_journal(status.journal)) if status.journal else {}
+    return on_workers(from_journal(status.journal)) if status.journal else {}

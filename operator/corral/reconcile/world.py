@@ -1,8 +1,7 @@
 """What all passes share: the stores, the slots, the calls, and how to ask for another pass."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,7 +10,6 @@ from corral.api.agent import AgentBudget, AgentSpec
 from corral.api.attempt import AttemptReport
 from corral.api.errors import Reason
 from corral.api.model import ModelSpec
-from corral.api.types import seconds
 from corral.cost.prices import price
 from corral.dispatch.attempts import Attempts
 from corral.dispatch.client import WorkerClient
@@ -20,18 +18,16 @@ from corral.kube.tokens import Tokens
 from corral.plan.agent import (
     Readiness,
     agent_problems,
-    approvers_of,
     models_used,
     revision,
-    self_approved,
     tool_runner,
 )
+from corral.plan.agent_budgets import Budgets
 from corral.plan.names import TOOL_RUNNER
 from corral.plan.observed import AgentView, Rates
-from corral.plan.rates import fallback_of, rates_of
 from corral.plan.state import Consumption, priced
 from corral.plan.validate import Problem
-from corral.reconcile.budgets import Budgets
+from corral.plan.views import fallback_of, rates_of, view_of
 from corral.reconcile.flights import Flights
 from corral.reconcile.library import Library
 from corral.reconcile.slots import Slots, WorkflowKey
@@ -39,7 +35,6 @@ from corral.reconcile.store import ObjectKey, PodStore, Store
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
-ZERO = Decimal(0)
 ANY_AGENT = "*"
 """Among the users of Agents: who looks for one by what it can do."""
 
@@ -170,7 +165,7 @@ class World:
                 readiness,
                 spec,
                 revision(spec, used) if spec else "",
-                _rates(spec, used),
+                rates_of(spec, used, price) if spec else Rates(),
                 fallback_of(spec, used, price) if spec else None,
             )
             self._agents[key] = known
@@ -214,25 +209,16 @@ class World:
         readiness, spec = derived.readiness, derived.spec
         if spec is None:
             return AgentView(key[1], "", 0, False, readiness.reason, readiness.message)
-        return AgentView(
-            name=key[1],
-            revision=derived.revision,
-            timeout=seconds(spec.limits.timeout),
+        view = view_of(key[1], spec, derived.revision, derived.rates, derived.fallback)
+        return replace(
+            view,
             ready=readiness.ready,
             reason=readiness.reason,
             message=readiness.message,
             capacity_problem=self.capacity_problem(key, spec)[1],
-            capabilities=frozenset(spec.capabilities or ()),
             busy=self.slots.queued(key) + self.slots.running(key),
             slots=self.slots.capacity(key),
-            rates=derived.rates,
-            fallback=derived.fallback,
-            limits_cost=spec.budget is not None and spec.budget.max_cost_usd is not None,
-            limits_tokens=spec.budget is not None and spec.budget.max_tokens is not None,
-            budget_action=spec.budget.on_exceeded if spec.budget else "Suspend",
             resets_at=self.budgets.resets_at(key),
-            approvers=approvers_of(spec),
-            self_approval=self_approved(spec),
         )
 
     def capacity_problem(self, key: ObjectKey, spec: AgentSpec) -> tuple[Reason, str]:
@@ -269,12 +255,6 @@ class World:
             return total
 
         return consumption
-
-
-def _rates(spec: AgentSpec | None, models: dict[str, ModelSpec]) -> Rates:
-    if spec is None or spec.model_ref is None:  # a tool call asks no model
-        return Rates(call_input_tokens=0, call_output_tokens=0, input_usd=ZERO, output_usd=ZERO)
-    return rates_of(spec, models, spec.model_ref.name, price)
 
 
 def with_status(obj: Json, status: BaseModel) -> Json:

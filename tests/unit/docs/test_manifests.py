@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from corral.cli.check import check
-from tests.unit.docs.pages import ROOT, Block, blocks
+from tests.unit.docs.pages import ROOT, Block, blocks, tables
 
 WRAPPER = """\
 apiVersion: corral.dev/v1alpha1
@@ -59,3 +59,20 @@ def test_the_readme_shows_the_sample_as_it_is() -> None:
     sample = ROOT / "manifests/samples/hello/hello.yaml"
     shown = next(block for block in blocks("yaml") if block.page == "README.md")
     assert list(yaml.safe_load_all(shown.text)) == list(yaml.safe_load_all(sample.read_text()))
+
+
+def test_all_samples_fit_into_one_namespace() -> None:
+    samples = ROOT / "manifests/samples"
+    names = [
+        (found["kind"], found["metadata"]["name"], folder.name)
+        for folder in sorted(path for path in samples.iterdir() if path.is_dir())
+        for file in sorted(folder.glob("*.yaml"))
+        for found in yaml.safe_load_all(file.read_text())
+    ]
+    assert len({name[:2] for name in names}) == len(names), names
+
+
+def test_the_cookbook_has_every_sample() -> None:
+    folders = {path.name for path in (ROOT / "manifests/samples").iterdir() if path.is_dir()}
+    listed = {row[0].split("`")[1] for row in tables("docs/cookbook/index.md", "| Folder |")}
+    assert listed == folders

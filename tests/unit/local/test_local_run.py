@@ -13,6 +13,7 @@ from corral.api.model import ModelSpec
 from corral.api.pool import PoolSpec
 from corral.api.workflow import StepPhase, WorkflowPhase, WorkflowSpec, WorkflowStatus
 from corral.local.keys import EnvironmentKeys
+from corral.local.office import Office
 from corral.local.runner import LocalRun
 from corral.local.team import NotRunnableError, assemble, capacity
 
@@ -36,7 +37,7 @@ def local_run(
     agents = {"worker": AgentSpec.model_validate({"modelRef": {"name": "m"}})}
     of_pools = [PoolSpec.model_validate({"agentRef": {"name": "worker"}} | p) for p in pools or []]
     team = assemble(workflow, agents, models, of_pools)
-    return LocalRun("w", "local", workflow, team, models, a_cent, on_status)
+    return LocalRun("w", "local", workflow, Office(team, models, price=a_cent), on_status)
 
 
 async def finished(spec: dict[str, Any], simulation: dict[str, Any]) -> WorkflowStatus:

@@ -48,6 +48,18 @@ def run(
         bool, typer.Option("--force-conflicts", help="Take over fields that others have set.")
     ] = False,
     timeout: Timeout = None,
+    approve: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--approve",
+            metavar="STEP",
+            help="With --local: agree where this step asks ('batch[3].review'; * is any).",
+        ),
+    ] = None,
+    reject: Annotated[
+        list[str] | None,
+        typer.Option("--reject", metavar="STEP", help="With --local: refuse where it asks."),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Show the run until it ends.")
     ] = True,
@@ -61,7 +73,8 @@ def run(
     """Start a Workflow and show it until it ends.
 
     All other objects in the files are applied first. With --local nothing leaves this process but
-    calls to models; API keys come from CORRAL_KEY_<MODEL> or the provider's own variable.
+    calls to models and tools; API keys come from CORRAL_KEY_<MODEL> or the provider's own variable.
+    A step that asks a person asks you, on a terminal; elsewhere --approve and --reject answer.
 
     Exit code 0: Succeeded, 1: Failed, 3: Stopped, 4: invalid, Stalled or refused, 5: --timeout,
     130: Ctrl-C (a run in the cluster goes on; a local one is stopped, a second time killed).
@@ -79,10 +92,14 @@ def run(
     limit = limit_of(timeout)
     given = Given.of(parameter, parameter_file)
     if local:
+        from corral.cli.ask import Decisions
         from corral.cli.run_local import Options as LocalOptions
         from corral.cli.run_local import run_local
 
-        options = LocalOptions(workflow, name, generate_name, namespace, limit, output, given)
+        decisions = Decisions(tuple(approve or ()), tuple(reject or ()))
+        options = LocalOptions(
+            workflow, name, generate_name, namespace, limit, output, given, decisions
+        )
         raise typer.Exit(run_local(paths, options))
     from corral.cli.cluster import Cluster
     from corral.cli.run import Options, run_in_cluster

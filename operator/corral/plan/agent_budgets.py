@@ -13,8 +13,11 @@ from corral.plan.budget import Reservation, period
 from corral.plan.observed import Grant
 from corral.plan.state import Consumption
 from corral.plan.times import parse, rfc3339
-from corral.reconcile.slots import WorkflowKey
-from corral.reconcile.store import ObjectKey
+
+AgentKey = tuple[str, str]
+"""(namespace, Agent's name)."""
+RunKey = tuple[str, str]
+"""(namespace, Workflow's name)."""
 
 
 @dataclass
@@ -29,12 +32,12 @@ class Budgets:
     """The accounts of all Agents that have a budget."""
 
     def __init__(self) -> None:
-        self._accounts: dict[ObjectKey, _Account] = {}
-        self._held: dict[ObjectKey, dict[str, Reservation]] = {}
-        self._of_run: dict[WorkflowKey, dict[str, ObjectKey]] = {}
+        self._accounts: dict[AgentKey, _Account] = {}
+        self._held: dict[AgentKey, dict[str, Reservation]] = {}
+        self._of_run: dict[RunKey, dict[str, AgentKey]] = {}
 
     def open(
-        self, agent: ObjectKey, budget: AgentBudget, status: AgentBudgetStatus | None, now: float
+        self, agent: AgentKey, budget: AgentBudget, status: AgentBudgetStatus | None, now: float
     ) -> None:
         """Begins the period that ``now`` is in, unless it has begun.
 
@@ -52,11 +55,11 @@ class Budgets:
             account.cost = Decimal(status.spent_cost_usd or 0)
             account.tokens = status.spent_tokens or 0
 
-    def close(self, agent: ObjectKey) -> None:
+    def close(self, agent: AgentKey) -> None:
         """The Agent has no budget any more."""
         self._accounts.pop(agent, None)
 
-    def spend(self, agent: ObjectKey, used: Consumption) -> None:
+    def spend(self, agent: AgentKey, used: Consumption) -> None:
         """Books what an attempt used."""
         if (account := self._accounts.get(agent)) is not None:
             account.cost += used.cost or 0
@@ -64,8 +67,8 @@ class Budgets:
 
     def reserve(
         self,
-        run: WorkflowKey,
-        agent: ObjectKey,
+        run: RunKey,
+        agent: AgentKey,
         budget: AgentBudget | None,
         attempt: str,
         wanted: Reservation,
@@ -83,8 +86,8 @@ class Budgets:
         return Grant.LATER if _within(budget, [spent, wanted]) and held else Grant.EXCEEDED
 
     def hold_only(
-        self, run: WorkflowKey, running: Mapping[str, tuple[ObjectKey, Reservation]]
-    ) -> set[ObjectKey]:
+        self, run: RunKey, running: Mapping[str, tuple[AgentKey, Reservation]]
+    ) -> set[AgentKey]:
         """What a run's attempts hold, as its state says; returns whose Agents it was less for."""
         before = self._of_run.pop(run, {})
         freed = {agent for attempt, agent in before.items() if attempt not in running}
@@ -96,12 +99,12 @@ class Budgets:
             self._of_run[run] = {attempt: agent for attempt, (agent, _) in running.items()}
         return freed
 
-    def resets_at(self, agent: ObjectKey) -> float | None:
+    def resets_at(self, agent: AgentKey) -> float | None:
         """When the next period begins."""
         account = self._accounts.get(agent)
         return account.ends if account else None
 
-    def exhausted(self, agent: ObjectKey, budget: AgentBudget) -> bool:
+    def exhausted(self, agent: AgentKey, budget: AgentBudget) -> bool:
         """Whether nothing is left in this period."""
         account = self._accounts.get(agent)
         if account is None:
@@ -111,7 +114,7 @@ class Budgets:
             tokens is not None and account.tokens >= tokens
         )
 
-    def status(self, agent: ObjectKey) -> AgentBudgetStatus | None:
+    def status(self, agent: AgentKey) -> AgentBudgetStatus | None:
         """What the Agent's status shows."""
         account = self._accounts.get(agent)
         if account is None:

@@ -1,4 +1,4 @@
-"""What one attempt of an Agent may cost at the most, from the prices of its Models."""
+"""What an Agent is to the planner: what it can do, and what its attempts may cost at the most."""
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -7,7 +7,9 @@ from corral.api.agent import AgentSpec
 from corral.api.attempt import ModelUsage
 from corral.api.errors import ErrorClass
 from corral.api.model import SIMULATED, ModelSpec
-from corral.plan.observed import Rates
+from corral.api.types import seconds
+from corral.plan.agent import approvers_of, self_approved
+from corral.plan.observed import AgentView, Rates
 
 DEFAULT_MAX_TOKENS = 4096
 """Tokens of one answer, where neither the Agent nor anybody else limits them."""
@@ -18,8 +20,15 @@ Price = Callable[[ModelSpec | None, ModelUsage], Decimal | None]
 """What was used of a Model costs, in US dollars; None where no price is known."""
 
 
-def rates_of(agent: AgentSpec, models: Mapping[str, ModelSpec], name: str, price: Price) -> Rates:
-    """The rates of an Agent that asks the Model ``name``."""
+def rates_of(agent: AgentSpec, models: Mapping[str, ModelSpec], price: Price) -> Rates:
+    """The rates of an Agent that asks its own Model; nothing at all where it has none."""
+    if agent.model_ref is None:
+        nothing = Decimal(0)
+        return Rates(nothing, nothing, call_input_tokens=0, call_output_tokens=0)
+    return _rates(agent, models, agent.model_ref.name, price)
+
+
+def _rates(agent: AgentSpec, models: Mapping[str, ModelSpec], name: str, price: Price) -> Rates:
     spec = models.get(name)
     settings = agent.model_settings
     simulation = spec.simulation if spec and spec.provider == SIMULATED else None
@@ -45,7 +54,7 @@ def fallback_of(
         if name in models and (
             fallback.on_errors is None or ErrorClass.BUDGET in fallback.on_errors
         ):
-            return name, rates_of(agent, models, name, price)
+            return name, _rates(agent, models, name, price)
     return None
 
 
@@ -68,3 +77,23 @@ def _per_token(spec: ModelSpec, name: str, kind: str, price: Price) -> Decimal |
     )
     found = price(spec, usage)
     return None if found is None else found / _MILLION
+
+
+def view_of(
+    name: str, spec: AgentSpec, revision: str, rates: Rates, fallback: tuple[str, Rates] | None
+) -> AgentView:
+    """An Agent that is ready, as far as its spec tells."""
+    budget = spec.budget
+    return AgentView(
+        name=name,
+        revision=revision,
+        timeout=seconds(spec.limits.timeout),
+        capabilities=frozenset(spec.capabilities or ()),
+        rates=rates,
+        fallback=fallback,
+        limits_cost=budget is not None and budget.max_cost_usd is not None,
+        limits_tokens=budget is not None and budget.max_tokens is not None,
+        budget_action=budget.on_exceeded if budget else "Suspend",
+        approvers=approvers_of(spec),
+        self_approval=self_approved(spec),
+    )
