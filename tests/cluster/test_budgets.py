@@ -18,6 +18,7 @@ RULES: Json = {
     "latency": "30ms",
     "rules": [
         {"match": "^slow", "latency": "700ms", "inputTokens": 1000, "outputTokens": 1000},
+        {"match": "^long", "latency": "6s", "inputTokens": 1000, "outputTokens": 1000},
         {"match": "^dear", "inputTokens": 5000, "outputTokens": 1000},
         {"inputTokens": 1000, "outputTokens": 1000},
     ],
@@ -43,6 +44,7 @@ def lab() -> Iterator[Lab]:
             *agent("batcher", more=LIMITS, concurrency=40),
             *agent("free", model="free"),
             *agent("shared", more={**LIMITS, "budget": once}),
+            *agent("holding", more={**LIMITS, "budget": once | {"maxCostUSD": "0.01"}}),
             *agent("failing", more={**LIMITS, "budget": once | {"onExceeded": "Fail"}}),
             *agent(
                 "falling",
@@ -246,6 +248,32 @@ def test_two_runs_share_what_an_agent_may_spend_in_a_period(lab: Lab) -> None:
     for one in found.values():
         assert one["status"]["phase"] == "Succeeded"
         lab.called_once_each(one["metadata"]["uid"], {f"item {n}" for n in range(12)})
+
+
+def test_what_runs_hold_of_an_agents_budget_is_known_to_the_next_operator(lab: Lab) -> None:
+    names = ("hold-a", "hold-b")
+    runs = lab.make(
+        *(workflow(name, batch(9, "holding", text="long", maxConcurrent=4)) for name in names)
+    )
+    end = time.monotonic() + 20
+    while sum(len(lab.calls(uid)) for uid in runs.values()) < 5:
+        assert time.monotonic() < end, "the Agent does not get on"
+        time.sleep(0.05)
+    kill_operator()
+    for name in names:
+        lab.cluster.wait(
+            "workflow",
+            name,
+            lambda w: (
+                reason(w, "Reconciling") == "BudgetExceeded"
+                and rows(w)["batch"]["items"]["running"] == 0
+            ),
+            "out of its Agent's budget",
+        )
+    assert sum(len(lab.calls(uid)) for uid in runs.values()) == 5
+    found = [lab.cluster.get("workflow", name)["status"].get("usage", {}) for name in names]
+    assert sum(money(used.get("costUSD")) for used in found) == 5 * CALL
+    lab.cluster.kubectl("delete", "workflow", *names)
 
 
 def test_an_agent_without_a_budget_left_fails_or_falls_back_if_it_says_so(lab: Lab) -> None:

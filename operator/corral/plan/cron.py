@@ -170,7 +170,9 @@ def plan_cron(cron: Cron, now: float) -> CronPlan:
         )
     )
     if goes:
-        _take_due(plan, cron, until, now)
+        # A Workflow that was made proves that its time has come, should the clock have gone back.
+        made = [_scheduled(cron.name, child.name) for child in cron.children]
+        _take_due(plan, cron, until, max([now, *made]))
         coming = next(times(spec, now), None)
         if coming is not None:
             plan.status.next_schedule_time = rfc3339(coming)
@@ -222,6 +224,13 @@ def _take_due(plan: CronPlan, cron: Cron, until: float, now: float) -> None:
             plan.warnings.append(("MissedSchedule", sentence))
     if made:
         status.last_schedule_time = rfc3339(made[-1])
+
+
+def _scheduled(cron: str, child: str) -> float:
+    """The time that a Workflow was made for, as its name says; 0 for another's name."""
+    minute = child.removeprefix(f"{cron}-")
+    found = float(minute) * 60 if minute.isdecimal() else 0.0
+    return found if cron_child_name(cron, found) == child else 0.0
 
 
 def _number(count: int) -> str:

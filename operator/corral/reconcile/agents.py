@@ -22,7 +22,7 @@ from corral.plan.names import (
 from corral.plan.state import Consumption
 from corral.plan.times import is_zone, rfc3339
 from corral.reconcile.queue import RetryLaterError
-from corral.reconcile.store import ObjectKey
+from corral.reconcile.store import ObjectKey, key_of
 from corral.reconcile.world import ANY_AGENT, World, read_spec, with_status
 
 USAGE_FLUSH = 10.0
@@ -49,6 +49,12 @@ class Agents:
         if used.requests:
             self._usage.setdefault(key, Consumption()).add(used)
             self._world.wake.agent(key, USAGE_FLUSH)
+
+    def open_accounts(self) -> None:
+        """Opens the accounts of all Agents that have a budget, before any run asks for a part."""
+        for obj in list(self._world.agents):
+            key = key_of(obj)
+            self._budget(key, obj, self._world.agent_readiness(key)[1])
 
     async def reconcile(self, key: ObjectKey) -> None:
         """One pass over an Agent: status, default pool, and who waits for it.

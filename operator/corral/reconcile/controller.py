@@ -225,6 +225,7 @@ class Controller:
                 log.warning("the API server can't be read: %s", error)
                 await asyncio.sleep(1)
         await self._take_inventories(sweep=False)
+        self._agents.open_accounts()
         await self._workflows.take_up()
         self.world.patience_until = self.world.kube.now() + PATIENCE
 

@@ -61,6 +61,8 @@ STATUS_LIMIT = 900_000
 OBJECT_LIMIT = 1_450_000
 ROW_LIMIT = 16_384
 """Bytes that a row can't have more of: a status of few rows need not be measured."""
+SMALL_STATUS = 100_000
+"""Bytes that fit into etcd with any spec of OBJECT_LIMIT."""
 SETTLED_DEMAND_DELAY = 0.25
 """Seconds after which agents hear of demand that merely changed."""
 COALESCE = 0.05
@@ -100,9 +102,9 @@ class Workflows:
         self._priorities = Priorities(world.kube)
 
     async def take_up(self) -> None:
-        """Gives the runs that a former leader began the turns that they had with memoized results.
+        """Notes what the runs that a former leader began hold: money, and turns with results.
 
-        To be called before any pass: else who waits for a result might be the first to ask for it.
+        To be called before any pass, which else might take what is another run's.
         """
         for obj in list(self._world.workflows):
             status = obj.get("status") or {}
@@ -112,6 +114,8 @@ class Workflows:
             record = self._records.setdefault(key, _Record(uid=uid))
             run = self._run(obj, record, workflow_status(obj))
             if isinstance(run, Run):
+                if (spec := self._specs.effective(obj, run).spec) is not None:
+                    self._settle_budgets(key, spec, run)
                 for memo, place in turns(run):
                     self._world.flights.claim(key, memo, place)
             await asyncio.sleep(0)
@@ -643,7 +647,7 @@ def _too_large(obj: Json) -> tuple[int, int] | None:
     """The bytes of a status and how many there may be, if it has more."""
     status = obj["status"]
     rows, journal = len(status.get("steps") or []), len(status.get("journal") or "")
-    if not status.get("output") and journal + rows * ROW_LIMIT < STATUS_LIMIT // 2:
+    if not status.get("output") and journal + rows * ROW_LIMIT < SMALL_STATUS:
         return None
     size = len(json.dumps(status, separators=(",", ":")))
     limit = min(STATUS_LIMIT, OBJECT_LIMIT - len(json.dumps(obj["spec"], separators=(",", ":"))))
