@@ -59,7 +59,7 @@ check: $(READY) ## Lint, types, layers, generated files
 
 .PHONY: unit
 unit: $(READY) ## The tests that need no cluster
-	$(BIN)/pytest tests/unit tests/cluster_tool
+	$(BIN)/pytest --numprocesses=2 tests/unit tests/cluster_tool
 
 .PHONY: test
 test: check unit ## Everything: checks, unit tests, and the tests on a real cluster

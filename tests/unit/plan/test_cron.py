@@ -379,7 +379,7 @@ STARTS = [parse(f"2026-{day}T00:00:00Z") for day in ("03-07", "03-28", "04-04", 
 
 
 @given(st.sampled_from(SCHEDULES), st.sampled_from(ZONES), st.sampled_from(STARTS), st.data())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=15)
 def test_the_same_times_come_from_wherever_one_begins(
     schedule: str, zone: str, start: float, data: st.DataObject
 ) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from corral.api.errors import Reason
 from corral.api.workflow import WorkflowStatus
+from corral.plan.attempts import payload_at, running_attempts
 from corral.plan.state import JournalError, Run, from_journal, to_journal
 from corral.plan.status import stalled_status, status_of
 from corral.plan.validate import workflow_problems
-from corral.plan.attempts import payload_at, running_attempts
 from corral.plan.workflow import fail_too_large, plan
 from tests.unit.plan.driver import HANGS, RUN_ID, T0, Simulation, fails, ok, run, spec_of
 

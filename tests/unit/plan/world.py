@@ -12,7 +12,7 @@ from typing import Any
 from corral.api.attempt import InputRequired, PendingCall
 from corral.api.errors import ErrorClass
 from corral.api.workflow import FINAL_WORKFLOW_PHASES, WorkflowPhase, WorkflowSpec, WorkflowStatus
-from corral.plan.facts import ArtifactNeed, Facts, Memo, MemoNeed, Need
+from corral.plan.facts import ArtifactNeed, Memo, MemoNeed, Need
 from corral.plan.kinds import children_looked_at, wanted_approvals, wanted_children
 from corral.plan.names import TOOL_RUNNER
 from corral.plan.observed import (
