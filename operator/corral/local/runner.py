@@ -68,6 +68,7 @@ class LocalRun:
     _failure: Exception | None = field(init=False, default=None)
     _taken: Counter[str] = field(init=False, default_factory=Counter)
     """What is busy, and what this pass has claimed."""
+    _granted: dict[str, Slot] = field(init=False, default_factory=dict)
     _wake: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -110,7 +111,7 @@ class LocalRun:
     def _pass(self) -> float | None:
         """Plans once and makes it so; returns when to plan again at the latest."""
         self._wake.clear()
-        self._taken = Counter(self.office.busy)
+        self._taken, self._granted = Counter(self.office.busy), {}
         p = self._gather()
         payloads = plan(p, self._claim)
         while p.facts.needs:
@@ -176,16 +177,19 @@ class LocalRun:
         return replace(member.view, busy=busy, slots=member.capacity, resets_at=resets)
 
     def _claim(self, wants: Sequence[Want]) -> dict[str, Slot]:
-        """Slots for as many as fit, in the order of the wants; a pass may ask several times."""
-        slots: dict[str, Slot] = {}
+        """Slots for as many as fit, in the order of the wants.
+
+        A pass may ask several times; what it was given before, and did not use, it gets again.
+        """
         taken = self._taken
         for want in wants:
             member = self.office.team[want.agent]
-            if taken[want.agent] < member.capacity:
+            if want.attempt_id not in self._granted and taken[want.agent] < member.capacity:
                 taken[want.agent] += 1
                 worker = Worker(pod=PROCESS, uid=PROCESS, url="")
-                slots[want.attempt_id] = Slot(worker, member.view.revision)
-        return slots
+                self._granted[want.attempt_id] = Slot(worker, member.view.revision)
+        wanted = {want.attempt_id for want in wants}
+        return {one: slot for one, slot in self._granted.items() if one in wanted}
 
     def _keep(self, p: Pass) -> None:
         """Keeps large values and results for others, and lets go of what nobody works out."""

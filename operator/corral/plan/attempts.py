@@ -268,7 +268,7 @@ def start(p: Pass, slots: Mapping[str, Slot]) -> tuple[dict[str, Payload], bool]
         step.nodes[index] = draft
         try:
             content = _content(frame, spec, step, index)
-            if purse.pays(frame, want, draft, content.size):
+            if purse.pays(frame, spec, want, draft, content.size):
                 payloads[want.attempt_id] = _payload(p, frame, spec, draft, index, content)
                 p.wake.append((draft.deadline or p.now) + BACKSTOP)
             elif draft.phase is StepPhase.RUNNING:
@@ -291,11 +291,12 @@ class _Purse:
             budget.remaining(self._budget, p.run) if self._budget else (None, None)
         )
 
-    def pays(self, frame: Frame, want: Want, node: Node, input_bytes: int) -> bool:
+    def pays(self, frame: Frame, spec: StepSpec, want: Want, node: Node, input_bytes: int) -> bool:
         """Reserves what the attempt may use; ends the node where it may never be paid for."""
         p = self._p
         view = p.agents[want.agent]
-        wanted = budget.worst_case(view.rates, input_bytes)
+        structured = spec.output_schema is not None
+        wanted = budget.worst_case(view.rates, input_bytes, structured=structured)
         if not self._priced(frame, node, view.rates, view.name):
             return False
         if not self._fits(frame, wanted):
@@ -314,7 +315,7 @@ class _Purse:
                 node.end(StepPhase.FAILED, p.now, ErrorClass.BUDGET, why)
                 return False
             node.model, rates = view.fallback
-            wanted = budget.worst_case(rates, input_bytes)
+            wanted = budget.worst_case(rates, input_bytes, structured=structured)
             if not self._fits(frame, wanted):
                 return False
         limited = self._limited(view, node, wanted)

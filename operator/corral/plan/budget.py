@@ -34,13 +34,13 @@ class Reservation:
     tokens: int
 
 
-def worst_case(rates: Rates, input_bytes: int) -> Reservation:
+def worst_case(rates: Rates, input_bytes: int, *, structured: bool = False) -> Reservation:
     """What an attempt with an input of that size may use at the most.
 
     A token has at least one byte, so the size of the input bounds its tokens.
     """
     sent = received = 0
-    for turn in range(rates.turns):
+    for turn in range(rates.structured_turns if structured else rates.turns):
         said_before = turn * rates.call_output_tokens
         sent += (
             rates.call_input_tokens

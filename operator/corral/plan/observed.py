@@ -29,7 +29,9 @@ class Rates:
     instructions: int = 0
     """Bytes that every call sends besides the input."""
     turns: int = 1
-    """Calls that an attempt may make."""
+    """Calls that an attempt may make, where its answer is text."""
+    structured_turns: int = 1
+    """The same where the answer has to fit a schema: it may take some until it does."""
     max_cost: Decimal | None = None
     """The Agent's own limit on an attempt."""
 

@@ -13,7 +13,7 @@ from corral.plan.observed import AgentView, Rates
 
 DEFAULT_MAX_TOKENS = 4096
 """Tokens of one answer, where neither the Agent nor anybody else limits them."""
-REASKS = 2
+REASKS = 3
 """Calls after the first that an answer may need until it fits its schema."""
 _MILLION = Decimal(1_000_000)
 Price = Callable[[ModelSpec | None, ModelUsage], Decimal | None]
@@ -40,7 +40,8 @@ def _rates(agent: AgentSpec, models: Mapping[str, ModelSpec], name: str, price: 
         call_input_tokens=simulation.input_tokens if simulation else None,
         call_output_tokens=simulation.output_tokens if simulation else max_tokens,
         instructions=len(agent.instructions.encode()),
-        turns=_turns(agent),
+        turns=_turns(agent, agent.output_schema is not None),
+        structured_turns=_turns(agent, True),
         max_cost=Decimal(limit) if limit else None,
     )
 
@@ -58,11 +59,11 @@ def fallback_of(
     return None
 
 
-def _turns(agent: AgentSpec) -> int:
-    """Calls that an attempt may make: tools take as many as are allowed, a schema some."""
+def _turns(agent: AgentSpec, structured: bool) -> int:
+    """Calls that an attempt may make: with tools as many as are allowed, for a schema some."""
     if agent.tools:
         return agent.limits.max_turns
-    return min(agent.limits.max_turns, 1 + REASKS if agent.output_schema is not None else 1)
+    return min(agent.limits.max_turns, 1 + REASKS if structured else 1)
 
 
 def _per_token(spec: ModelSpec, name: str, kind: str, price: Price) -> Decimal | None:

@@ -586,8 +586,7 @@ class Workflows:
         }
         for agent_key in self._world.budgets.hold_only(key, held):
             for waiting in self._world.users.get(agent_key, ()):
-                if waiting != key:
-                    self._world.wake.workflow(waiting, COALESCE)
+                self._world.wake.workflow(waiting, COALESCE)
 
     def _tell_demand(self, agent: ObjectKey) -> None:
         """Wakes an Agent if more or less is asked of it: at once where nothing waited before."""
