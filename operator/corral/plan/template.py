@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from corral.api.template import TemplateSpec
 from corral.api.types import JsonSchema
@@ -61,8 +63,14 @@ def argument_problems(template: TemplateSpec, arguments: Mapping[str, Any]) -> l
         return []
     if why := schema_problem(schema):
         return [Problem("spec.parameters", why)]
-    found = Draft202012Validator(schema).iter_errors(dict(arguments))
-    errors = sorted(found, key=lambda error: [str(part) for part in error.absolute_path])
+    # An empty registry: the default one would fetch remote references.
+    found = Draft202012Validator(schema, registry=Registry()).iter_errors(dict(arguments))
+    try:
+        errors = sorted(found, key=lambda error: [str(part) for part in error.absolute_path])
+    except Unresolvable as error:
+        return [Problem("spec.parameters", f"the reference {error.ref} does not resolve")]
+    except RecursionError:
+        return [Problem("spec.parameters", "the schema refers to itself without end")]
     return [
         Problem(".".join(["spec.arguments", *map(str, error.absolute_path)]), error.message[:300])
         for error in errors[:10]

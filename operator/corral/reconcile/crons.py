@@ -8,15 +8,9 @@ from corral.kube.events import post_event
 from corral.plan.agent import Readiness
 from corral.plan.conditions import condition, merge
 from corral.plan.cron import Child, Cron, CronPlan, plan_cron
-from corral.plan.names import (
-    ANNOTATION_CREATED_BY,
-    API_VERSION,
-    LABEL_CRON,
-    LABEL_MANAGED_BY,
-    MANAGED_BY,
-    cron_child_name,
-)
+from corral.plan.names import ANNOTATION_CREATED_BY, LABEL_CRON, cron_child_name
 from corral.plan.times import parse
+from corral.reconcile.owned import owned_object
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.store import ObjectKey, key_of, owned_by
 from corral.reconcile.world import World, read_spec, with_status
@@ -105,7 +99,10 @@ class Crons:
         """
         name = cron_child_name(key[1], scheduled)
         try:
-            made = await self._world.kube.create(WORKFLOWS, key[0], _workflow(obj, name))
+            spec = obj["spec"]["workflowSpec"]
+            handed_on = (ANNOTATION_CREATED_BY,)
+            body = owned_object(obj, "Workflow", name, LABEL_CRON, handed_on, spec)
+            made = await self._world.kube.create(WORKFLOWS, key[0], body)
         except ApiError as error:
             if error.conflict:
                 self._world.workflows.see(await self._world.kube.get(WORKFLOWS, key[0], name))
@@ -173,34 +170,3 @@ def _child(workflow: Json) -> Child:
         finished_at=parse(finished) if finished else None,
         stopping="shutdown" in (workflow.get("spec") or {}),
     )
-
-
-def _workflow(cron: Json, name: str) -> Json:
-    """The Workflow as the cron has it. The cron's own labels are not copied."""
-    meta = cron["metadata"]
-    creator = (meta.get("annotations") or {}).get(ANNOTATION_CREATED_BY)
-    return {
-        "apiVersion": API_VERSION,
-        "kind": "Workflow",
-        "metadata": {
-            "name": name,
-            "namespace": meta["namespace"],
-            "labels": {
-                "app.kubernetes.io/name": "corral",
-                "app.kubernetes.io/part-of": "corral",
-                LABEL_MANAGED_BY: MANAGED_BY,
-                LABEL_CRON: meta["name"],
-            },
-            "annotations": {ANNOTATION_CREATED_BY: creator} if creator else {},
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": "CronWorkflow",
-                    "name": meta["name"],
-                    "uid": meta["uid"],
-                    "controller": True,
-                }
-            ],
-        },
-        "spec": cron["spec"]["workflowSpec"],
-    }

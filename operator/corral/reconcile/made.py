@@ -24,19 +24,18 @@ from corral.plan.names import (
     ANNOTATION_CORRELATION_ID,
     ANNOTATION_CREATED_BY,
     ANNOTATION_TRACEPARENT,
-    API_VERSION,
-    LABEL_MANAGED_BY,
     LABEL_WORKFLOW,
-    MANAGED_BY,
 )
 from corral.plan.observed import ApprovalView, ChildView, WantedApproval, WantedChild
 from corral.plan.state import Consumption, Stored
 from corral.plan.times import rfc3339
+from corral.reconcile.owned import owned_object
 from corral.reconcile.store import Store, owned_by
 from corral.reconcile.world import World, read_spec
 
 log = logging.getLogger(__name__)
 
+_HANDED_ON = (ANNOTATION_CREATED_BY, ANNOTATION_CORRELATION_ID, ANNOTATION_TRACEPARENT)
 SHOWN_ARGUMENTS = 60_000
 """Characters of a tool call's arguments that an ApprovalRequest shows."""
 
@@ -202,44 +201,17 @@ async def _make(
     world: World, kind: Kind, workflow: Json, name: str, kind_name: str, spec: Json
 ) -> bool:
     """Whether it was made now, and not before."""
-    meta = workflow["metadata"]
-    handed_on = (ANNOTATION_CREATED_BY, ANNOTATION_CORRELATION_ID, ANNOTATION_TRACEPARENT)
-    known = meta.get("annotations") or {}
-    body = {
-        "apiVersion": API_VERSION,
-        "kind": kind_name,
-        "metadata": {
-            "name": name,
-            "namespace": meta["namespace"],
-            "labels": {
-                "app.kubernetes.io/name": "corral",
-                "app.kubernetes.io/part-of": "corral",
-                LABEL_MANAGED_BY: MANAGED_BY,
-                LABEL_WORKFLOW: meta["name"],
-            },
-            "annotations": {key: known[key] for key in handed_on if key in known},
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": "Workflow",
-                    "name": meta["name"],
-                    "uid": meta["uid"],
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
-            ],
-        },
-        "spec": spec,
-    }
+    namespace, uid = workflow["metadata"]["namespace"], workflow["metadata"]["uid"]
+    body = owned_object(workflow, kind_name, name, LABEL_WORKFLOW, _HANDED_ON, spec)
     store: Store = world.store(kind)
     try:
-        store.see(await world.kube.create(kind, meta["namespace"], body))
+        store.see(await world.kube.create(kind, namespace, body))
         return True
     except ApiError as error:
         if not error.conflict:
             raise
-        found = await world.kube.get(kind, meta["namespace"], name)
+        found = await world.kube.get(kind, namespace, name)
         store.see(found)
-        if not owned_by(found, meta["uid"]):
-            log.error("%s %s/%s is somebody else's", kind_name, meta["namespace"], name)
+        if not owned_by(found, uid):
+            log.error("%s %s/%s is somebody else's", kind_name, namespace, name)
         return False
