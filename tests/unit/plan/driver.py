@@ -19,6 +19,7 @@ from corral.api.types import Condition
 from corral.api.workflow import StepRow, WorkflowPhase, WorkflowSpec, WorkflowStatus
 from corral.plan.attempts import running_attempts
 from corral.plan.facts import ArtifactNeed, Facts, Memo, MemoNeed, Need
+from corral.plan.holdings import turns
 from corral.plan.kinds import wanted_approvals, wanted_children
 from corral.plan.names import TOOL_RUNNER
 from corral.plan.observed import (
@@ -226,6 +227,16 @@ class Simulation:
                     answer.asks,
                 )
                 self.deliver(result, self.now + answer.takes)
+        if self._land(p.run):
+            self.tick()
+
+    def _land(self, run: Run) -> bool:
+        """Lets others work out what the run's items do not any more; says whether there was any."""
+        live = {at for _, at in turns(run)}
+        over = [k for k, at in self.flights.items() if at.startswith(RUN_ID) and at not in live]
+        for key in over:
+            del self.flights[key]
+        return bool(over)
 
     def new_pass(self, results: Sequence[Result] = ()) -> Pass:
         return Pass(
