@@ -400,7 +400,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     # lists
     "a list from a ConfigMap and itself": (
         step("forEach: {items: [1], configMapKeyRef: {name: a, key: b}}"),
-        "spec.steps[0].forEach in body must validate one and only one schema (oneOf)",
+        "must validate one and only one schema (oneOf)",
     ),
 }
 
@@ -532,9 +532,14 @@ def test_accepts(cluster: Any, what: str) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_keeps_all_of_the_examples(cluster: Any, path: Path) -> None:
-    text = path.read_text()
-    given = yaml.safe_load(text)["spec"]
-    result = run(cluster, "create", "--dry-run=server", "-o", "json", "-f", "-", input=text)
+    document = yaml.safe_load(path.read_text())
+    given, who = document["spec"], None
+    if document["kind"] == "ApprovalRequest":  # made by the operator, decided later
+        who = OPERATOR
+        del given["decision"]
+    text = json.dumps(document)
+    arguments = ("create", "--dry-run=server", "-o", "json", "-f", "-")
+    result = run(cluster, *arguments, input=text, as_user=who)
     kept = json.loads(result.stdout)["spec"]
     assert lost(given, kept) == []
 

@@ -70,7 +70,8 @@ def argument_problems(template: TemplateSpec, arguments: Mapping[str, Any]) -> l
     except Unresolvable as error:
         return [Problem("spec.parameters", f"the reference {error.ref} does not resolve")]
     except RecursionError:
-        return [Problem("spec.parameters", "the schema refers to itself without end")]
+        why = "the schema refers to itself, or the arguments are nested too deep"
+        return [Problem("spec.parameters", why)]
     return [
         Problem(".".join(["spec.arguments", *map(str, error.absolute_path)]), error.message[:300])
         for error in errors[:10]

@@ -72,8 +72,9 @@ def test_what_a_rejection_means(extra: str, phases: dict[str, str], run_phase: s
 
 
 @pytest.mark.parametrize(
-    ("on_skip", "phase"), [("", "Omitted"), ("onSkip: Omit", "Omitted"), ("onSkip: Proceed", "Succeeded")]
-)  # fmt: skip
+    ("on_skip", "phase"),
+    [("", "Omitted"), ("onSkip: Omit", "Omitted"), ("onSkip: Proceed", "Succeeded")],
+)
 def test_an_approval_that_its_condition_skips_is_no_approval(on_skip: str, phase: str) -> None:
     sim = waiting(on_skip, "when: 'false'").end()
     assert sim.phases == {"r": "Skipped", "d": phase}

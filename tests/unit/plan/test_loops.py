@@ -146,9 +146,7 @@ def test_a_retry_is_no_iteration_and_each_iteration_has_all_its_retries() -> Non
 
 
 def test_losses_do_not_add_up_over_iterations() -> None:
-    script: Script = {
-        f"a@{i}": [fails("WorkerLost")] * 6 + [ok({"n": i})] for i in (1, 2, 3)
-    }
+    script: Script = {f"a@{i}": [fails("WorkerLost")] * 6 + [ok({"n": i})] for i in (1, 2, 3)}
     sim = run(loop(), script)
     assert (sim.phases["a"], sim.row("a").attempts) == ("Succeeded", 21)
 
@@ -226,7 +224,10 @@ output: $(steps.o.output)
 
 @pytest.mark.parametrize(
     ("kind", "output"),
-    [("transform: '$(previous == null ? 1 : previous * 2)'", 8), ("transform: $(iteration * 2)", 8)],
+    [
+        ("transform: '$(previous == null ? 1 : previous * 2)'", 8),
+        ("transform: $(iteration * 2)", 8),
+    ],
 )
 def test_a_transform_may_go_round_within_one_pass(kind: str, output: int) -> None:
     sim = Simulation(f"""

@@ -184,7 +184,7 @@ def test_without_parameters_any_arguments_will_do() -> None:
             {"properties": {"a": {"$ref": "#/$defs/nope"}}},
             "spec.parameters: the reference /$defs/nope does not resolve",
         ),
-        ({"$ref": "#"}, "spec.parameters: the schema refers to itself without end"),
+        ({"$ref": "#"}, "spec.parameters: the schema refers to itself"),
     ],
 )
 def test_parameters_that_are_no_schema_are_named(schema: Any, message: str) -> None:
@@ -208,7 +208,9 @@ def test_a_reference_to_another_document_is_not_fetched(tmp_path: Path) -> None:
 
 def calling(*names: str) -> TemplateSpec:
     """A template that calls others, the last from within nested steps."""
-    steps = [f"{{name: s{i}, workflow: {{templateRef: {{name: {n}}}}}}}" for i, n in enumerate(names)]
+    steps = [
+        f"{{name: s{i}, workflow: {{templateRef: {{name: {n}}}}}}}" for i, n in enumerate(names)
+    ]
     if steps:
         steps[-1] = f"{{name: o, steps: [{steps[-1]}]}}"
     return template(steps=", ".join(steps))

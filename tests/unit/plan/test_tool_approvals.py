@@ -69,9 +69,7 @@ def test_a_call_that_has_to_be_approved_is_asked_for_and_the_worker_is_free() ->
         pytest.param(replace(X, self_approval=frozenset({"send"})), (OPS,), True, id="by oneself"),
     ],
 )
-def test_the_agent_says_who_may_approve(
-    agent: AgentView, approvers: Any, by_oneself: bool
-) -> None:
+def test_the_agent_says_who_may_approve(agent: AgentView, approvers: Any, by_oneself: bool) -> None:
     sim = asking({"a#1": asks(("send", "{}"))}, agent=agent)
     (asked,) = sim.asked.values()
     assert (asked.approvers, asked.allow_self_approval) == (approvers, by_oneself)
