@@ -64,8 +64,10 @@ unit: $(READY) ## The tests that need no cluster
 .PHONY: test
 test: check unit ## Everything: checks, unit tests, and the tests on a real cluster
 	$(MAKE) cluster NAME=$(TEST_NAME)
-	@status=0; KUBECONFIG=$(CURDIR)/.cluster/$(TEST_NAME)/kubeconfig \
-	  $(BIN)/pytest tests/cluster $(PYTEST_ARGS) || status=$$?; \
+	@status=0; failed() { test $$1 -eq 5 || status=$$1; }; export KUBECONFIG=$(CURDIR)/.cluster/$(TEST_NAME)/kubeconfig; \
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile -m 'not alone' tests/cluster $(PYTEST_ARGS) \
+	  || failed $$?; \
+	$(BIN)/pytest -m alone tests/cluster $(PYTEST_ARGS) || failed $$?; \
 	$(if $(KEEP),echo "kept: make cluster-down NAME=$(TEST_NAME)",$(MAKE) cluster-down NAME=$(TEST_NAME)); \
 	exit $$status
 

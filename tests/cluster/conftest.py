@@ -8,6 +8,32 @@ import pytest
 
 from tests.cluster.harness import Cluster
 
+ALONE = frozenset(
+    {
+        "test_approvals",
+        "test_artifacts",
+        "test_budgets",
+        "test_cron",
+        "test_faults",
+        "test_memoize",
+        "test_nested_and_loops",
+        "test_outputs",
+        "test_pools",
+        "test_security",
+        "test_templates",
+        "test_tools",
+    }
+)
+"""Modules that end operators, workers or the API server, or watch what all of the cluster does."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what can't run beside other tests."""
+    for item in items:
+        if item.path.stem in ALONE:
+            item.add_marker(pytest.mark.alone)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _a_cluster_is_there() -> None:

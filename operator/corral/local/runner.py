@@ -18,7 +18,12 @@ from corral.plan.attempts import running_attempts
 from corral.plan.budget import Reservation
 from corral.plan.facts import ArtifactNeed, Facts, Memo
 from corral.plan.holdings import reservations
-from corral.plan.kinds import children_under_way, wanted_approvals, wanted_children
+from corral.plan.kinds import (
+    children_looked_at,
+    children_under_way,
+    wanted_approvals,
+    wanted_children,
+)
 from corral.plan.observed import (
     AgentView,
     ApprovalView,
@@ -100,9 +105,9 @@ class LocalRun:
                 wake = self._pass()
                 if self._failure is not None:
                     raise self._failure
-                if self.state.finished_for_good and not self.state.unsettled:
+                if self.state.finished_for_good and self.state.settled:
                     return self.status
-                if self.over_budget and not self.state.unsettled:
+                if self.over_budget and self.state.settled:
                     return self.status
                 await self._sleep(wake)
         finally:
@@ -165,7 +170,7 @@ class LocalRun:
         )
         p.children = {
             name: self._ended.get(name, ChildView())
-            for name in children_under_way(p)
+            for name in children_looked_at(p)
             if name in self._children or name in self._ended
         }
         return p

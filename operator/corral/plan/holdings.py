@@ -28,7 +28,11 @@ def reservations(spec: WorkflowSpec, run: Run) -> dict[str, tuple[str, Reservati
         for path, index, node in _open_nodes({**run.steps, **run.exit_steps})
         if node.worker is not None and (node.reserved is not None or node.reserved_tokens)
     }
-    held |= {attempt: Reservation(cost, 0) for attempt, cost in run.unsettled_cost.items()}
+    held |= {
+        attempt: Reservation(run.unsettled_cost.get(attempt), run.unsettled_tokens.get(attempt, 0))
+        for attempt in run.unsettled
+        if attempt in run.unsettled_cost or attempt in run.unsettled_tokens
+    }
     return {
         attempt: (agent, reservation)
         for attempt, reservation in held.items()

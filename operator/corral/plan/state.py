@@ -307,6 +307,11 @@ class Run(_State):
     def finished_for_good(self) -> bool:
         return self.finished is not None
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing that was given up may still tell what it used."""
+        return not self.unsettled and not self.unsettled_children
+
     def hold(self, name: str, node: Node) -> None:
         """Keeps what is reserved for an attempt or a child of the node that is given up."""
         if node.reserved:

@@ -63,6 +63,7 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
         run.phase = WorkflowPhase.SUSPENDED if p.suspended else WorkflowPhase.RUNNING
         _apply_deadlines(p)
         p.starved = p.penniless = False
+        p.held_agents.clear()
         changed = advance_frame(p, main)
         changed = _conclude(p) or changed
         if run.outcome is not None and p.spec.shutdown != "Terminate":
@@ -102,7 +103,8 @@ def _may_begin(p: Pass) -> bool:
 def _watch_missing(p: Pass) -> None:
     """Notes since when something has been missing, and when patience will be over."""
     if not missing(p):
-        p.run.waiting_since = None
+        if not p.facts.needs:  # else it is not known yet
+            p.run.waiting_since = None
         return
     if p.run.waiting_since is None:
         p.run.waiting_since = p.now

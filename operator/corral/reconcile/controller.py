@@ -200,6 +200,8 @@ class Controller:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            if self._deposed.is_set():
+                log.error("somebody else leads: a worker has heard a later epoch")
         finally:
             metrics.LEADER.set(0)
             for task in tasks:

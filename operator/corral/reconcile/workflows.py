@@ -22,7 +22,12 @@ from corral.plan.budget import Reservation
 from corral.plan.expressions import ExpressionError
 from corral.plan.facts import NotYetKnownError
 from corral.plan.holdings import on_workers, reservations, turns
-from corral.plan.kinds import children_under_way, wanted_approvals, wanted_children
+from corral.plan.kinds import (
+    children_looked_at,
+    children_under_way,
+    wanted_approvals,
+    wanted_children,
+)
 from corral.plan.names import ANNOTATION_CORRELATION_ID, TOOL_RUNNER
 from corral.plan.observed import AgentView, ChildView, Pass, Payload, Result, Slot, Want
 from corral.plan.selection import agent_of_attempt, all_steps
@@ -212,7 +217,7 @@ class Workflows:
         if spec is None or (what.problems and not began and not spec.shutdown):
             await self._stall(obj, record, spec, previous, what.problems)
             return
-        if run.finished_for_good and not run.unsettled:
+        if run.finished_for_good and run.settled:
             self._settle(key, record, run, spec, set())
             await self._retirement.look(key, obj, spec)
             if previous.observed_generation == obj["metadata"]["generation"]:
@@ -314,7 +319,7 @@ class Workflows:
         ]
         p.approvals = approvals_of(world, obj, asked)
         if calls:
-            names = children_under_way(p)
+            names = children_looked_at(p)
             p.children = children_of(world, obj, names)
             p.children |= {one: self._refused[one] for one in names & self._refused.keys()}
         if unavailable is not None:
@@ -565,7 +570,7 @@ class Workflows:
         if run.finished_for_good:
             freed |= self._world.slots.forget(key)
             self._no_longer_uses(key)
-            if not run.unsettled:
+            if run.settled:
                 record.run = None
                 self._specs.forget(record.uid)
         agents = {(key[0], name) for name in self._agents_of(key, spec)}

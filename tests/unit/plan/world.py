@@ -52,7 +52,9 @@ def views(busy: int) -> dict[str, AgentView]:
 
 def asked_in(conversation: str) -> list[PendingCall]:
     """What a conversation of this world ended with."""
-    return [PendingCall(call_id=one["id"], tool=one["tool"]) for one in json.loads(conversation[5000:])]
+    return [
+        PendingCall(call_id=one["id"], tool=one["tool"]) for one in json.loads(conversation[5000:])
+    ]
 
 
 class World:
