@@ -4,18 +4,24 @@ A step with nested steps has a graph of its own for each of its items, in the it
 is such a graph with what its expressions see.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from corral.api.workflow import NestedStep, WorkflowSpec
+from corral.api.workflow import Step as OuterStep
 from corral.plan.facts import Facts
 from corral.plan.scope import BASE_NAMES, RunValues, Scope, input_names, nested_names
 from corral.plan.state import Node, Run, Step, attempt_id
 
 StepSpec = NestedStep
 """Steps that may be nested; those that may have nested steps are of ``workflow.Step``."""
+
+
+def nested_in(spec: StepSpec) -> Sequence[StepSpec]:
+    """The steps of a step that has some of its own."""
+    return (spec.steps or ()) if isinstance(spec, OuterStep) else ()
 
 
 def place(run_id: str, path: str, index: int) -> str:
@@ -128,7 +134,7 @@ class Frames:
         if found is None or found.steps is not node.steps:
             if node.steps is None:
                 node.steps = {}
-            inner = getattr(spec, "steps", None) or []
+            inner = nested_in(spec)
             variables = frame.item_variables(spec, step, index)
             variables.pop("attempt")
             names = frame.names | nested_names(spec)
@@ -158,10 +164,10 @@ class Frames:
         """A graph, and those nested in its steps: under way, or also those of items that failed."""
         yield frame
         for name, step in frame.steps.items():
-            spec = frame.specs.get(name)
-            if spec is None or getattr(spec, "steps", None) is None:
-                continue
             if step.final and not ended:
+                continue
+            spec = frame.specs.get(name)
+            if spec is None or not nested_in(spec):
                 continue
             for index, node in enumerate(step.nodes):
                 if node.steps is not None and (ended or not node.final):

@@ -45,8 +45,10 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
     run = p.run
     main, on_exit = p.frames.main, p.frames.on_exit
     for frame in (main, on_exit):
-        for name in frame.specs:
-            frame.steps.setdefault(name, Step())
+        if run.started is None:  # until then the spec may be edited
+            as_written = {name: frame.steps.get(name, Step()) for name in frame.specs}
+            frame.steps.clear()
+            frame.steps.update(as_written)
     absorb(p)
     settle_children(p)
     if run.finished_for_good:

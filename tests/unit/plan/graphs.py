@@ -64,8 +64,9 @@ def _policies(draw: st.DrawFn, step: dict[str, Any], kind: str, dependencies: li
     worker = kind in ("agent", "selector", "tool")
     if worker:
         step["timeout"] = "20s"
-        if _rarely(draw):
-            step["memoize"] = {"key": draw(st.sampled_from(["k", "$(index)", "$(index / 0)"]))}
+        if _rarely(draw, 2):
+            keys = ["k", "k", "k", "$(index)", "$(index)", "$(index / 0)"]
+            step["memoize"] = {"key": draw(st.sampled_from(keys))}
             if draw(st.booleans()):
                 step["memoize"]["maxAge"] = "30s"
     if (worker or kind == "workflow") and draw(st.booleans()):
@@ -94,7 +95,7 @@ def _policies(draw: st.DrawFn, step: dict[str, Any], kind: str, dependencies: li
             each["tolerateFailures"] = draw(st.sampled_from([0, 1, "25%", "50%", "100%"]))
     if draw(st.booleans()):
         step["allowFailure"] = True
-    if _rarely(draw):
+    if _rarely(draw, 10):
         step["deadline"] = f"{draw(st.integers(1, 60))}s"
     if _rarely(draw):
         step["when"] = draw(st.sampled_from(["true", "false", "1", "size(steps) > 0"]))
@@ -158,7 +159,7 @@ def specs(draw: st.DrawFn) -> WorkflowSpec:
     if _rarely(draw, 3):
         data["output"] = "$(steps.s0.outputs)"
     for field in ("deadline", "activeDeadline"):
-        if _rarely(draw):
+        if _rarely(draw, 10):
             data[field] = f"{draw(st.integers(1, 200))}s"
     spec = WorkflowSpec.model_validate(data, extra="forbid")
     assert workflow_problems(spec) == []

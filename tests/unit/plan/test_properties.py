@@ -246,7 +246,7 @@ def act(world: World, luck: Random, rough: bool) -> None:
         case "tell" if world.open_attempts():
             attempts = world.open_attempts()
             some = luck.sample(attempts, k=luck.randint(1, len(attempts)))
-            errors = [None, None, *ErrorClass] if rough else [None]
+            errors = [*[None] * 24, *ErrorClass] if rough else [None]
             told = [
                 world.result(one, luck.choice(errors), asks=luck.random() < 0.2) for one in some
             ]
@@ -275,7 +275,9 @@ def act(world: World, luck: Random, rough: bool) -> None:
             world.agents = views(luck.randint(0, 5))
             if luck.random() < 0.5:
                 world.agents.pop(luck.choice(["x", "y", TOOL_RUNNER]))
-        case "foreign" if world.flights and luck.random() < 0.3:
+        case "foreign" if world.foreign:
+            world.land(luck.choice([True, False]))
+        case "foreign" if world.flights:
             world.foreign = set(luck.sample(sorted(world.flights), k=1))
         case "budget" if world.spec.budget and world.status.phase == "Suspended":
             raise_budget(world, Decimal("0.02"))
@@ -300,7 +302,8 @@ def raise_budget(world: World, more: Decimal) -> None:
 def let_it_end(world: World) -> None:
     """Everybody does what is asked of them."""
     world.spec = world.spec.model_copy(update={"suspend": None})
-    world.generous, world.foreign = True, set()
+    world.generous = True
+    world.land(False)
     world.agents = views(0)
     for _ in range(600):
         if world.ended and not world.open_attempts() and not world.open_children():

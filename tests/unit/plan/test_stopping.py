@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.plan.driver import HANGS, Simulation, fails, ok, run
+from tests.unit.plan.driver import HANGS, Simulation, fails, ok, run, spec_of
 
 CHAIN = """
 steps:
@@ -215,3 +215,15 @@ onExit:
     }
     assert sim.status.phase == "Succeeded"
     assert sim.condition("Degraded").message == "onExit step e: no good"
+
+
+def test_a_run_that_has_not_started_follows_the_edits_of_its_steps() -> None:
+    sim = Simulation("suspend: true\nsteps: [{name: a, transform: x}, {name: b, transform: y}]")
+    sim.tick()
+    edited = spec_of("steps: [{name: c, transform: z}, {name: a, transform: w}]")
+    sim.spec = edited
+    sim.tick()
+    sim.end()
+    assert sim.phases == {"c": "Succeeded", "a": "Succeeded"}
+    assert list(sim.phases) == ["c", "a"]
+    assert sim.row("a").output == "w"

@@ -189,7 +189,9 @@ class World:
     def _share(self, p: Pass) -> None:
         """What others get to know once the state is written."""
         for key, kept in p.to_memoize.items():
-            self.memos[key] = Memo(p.frames.values.load(kept.value, kept.stored), p.now)
+            stored = kept.stored
+            need = stored and ArtifactNeed(stored.run_id or RUN_ID, stored.sha256, stored.size)
+            self.memos[key] = Memo(self.stored[need] if need else kept.value, p.now)
         flying = {
             frame.place(frame.specs[name], index)
             for frame in p.frames.all()
@@ -285,6 +287,12 @@ class World:
         self.book(name, used)
         output = self.luck.choice(OUTPUTS)
         self.children[name] = ChildView(phase, True, used, output, message="so it is")
+
+    def land(self, succeeded: bool) -> None:
+        """Other runs work out nothing any more; they left a result if they ``succeeded``."""
+        if succeeded:
+            self.memos |= {key: Memo(self.luck.choice(OUTPUTS), self.now) for key in self.foreign}
+        self.foreign = set()
 
     def decide(self, name: str, verdict: str) -> None:
         self.approvals[name] = ApprovalView(verdict, "ann", "because", {"n": "1"})
