@@ -11,7 +11,8 @@ from corral.plan.validate import workflow_problems
 AGENTS = ["x", "y"]
 LINES = ConfigMapNeed("lines", "items")
 KINDS = [
-    *("agent", "agent", "agent", "agent", "selector", "tool", "workflow"),
+    *("agent", "agent", "agent", "agent", "agent", "agent"),
+    *("selector", "selector", "tool", "tool", "workflow", "workflow"),
     *("approval", "wait", "good", "bad", "passed on"),
 ]
 UNTIL = [
@@ -130,15 +131,15 @@ def steps_of(draw: st.DrawFn, prefix: str, most: int, nested: bool) -> list[dict
 @st.composite
 def budgets(draw: st.DrawFn) -> dict[str, Any]:
     budget: dict[str, Any] = {
-        "onExceeded": draw(st.sampled_from(["Suspend", "Conclude", "Fail"])),
+        "onExceeded": draw(st.sampled_from(["Conclude", "Suspend", "Fail"])),
         "onUnpriced": draw(st.sampled_from(["Allow", "Allow", "Fail"])),
         "warnAt": [50, 80, 100],
     }
     which = draw(st.integers(1, 3))
     if which & 1:
-        budget["maxCostUSD"] = draw(st.sampled_from(["0.01", "0.02", "0.05", "1"]))
+        budget["maxCostUSD"] = draw(st.sampled_from(["0.004", "0.007", "0.01", "0.03"]))
     if which & 2:
-        budget["maxTokens"] = draw(st.sampled_from([300, 1000, 100_000]))
+        budget["maxTokens"] = draw(st.sampled_from([400, 700, 1000, 100_000]))
     return budget
 
 
@@ -160,7 +161,7 @@ def specs(draw: st.DrawFn) -> WorkflowSpec:
         data["output"] = "$(steps.s0.outputs)"
     for field in ("deadline", "activeDeadline"):
         if _rarely(draw, 10):
-            data[field] = f"{draw(st.integers(1, 200))}s"
+            data[field] = f"{draw(st.integers(1, 2000))}s"
     spec = WorkflowSpec.model_validate(data, extra="forbid")
     assert workflow_problems(spec) == []
     return spec
