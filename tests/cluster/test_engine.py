@@ -752,12 +752,12 @@ def seconds_of_day(moment: str) -> float:
 
 
 def test_a_suspended_workflow_starts_nothing_until_it_is_resumed(team: Cluster) -> None:
-    slow = call("a", who="slow")
+    long = "- {name: a, wait: {duration: 6s}}"
     team.apply(
         workflow("born-suspended", graph(call("a"), more="suspend: true"))
-        + workflow("paused", graph(slow, call("b", "a"), call("c", "b")))
+        + workflow("paused", graph(long, call("b", "a"), call("c", "b")))
     )
-    team.wait("workflow", "paused", lambda w: phases(w).get("a") == "Running", "running a")
+    team.wait("workflow", "paused", lambda w: phases(w).get("a") == "Waiting", "in a")
     team.patch("workflow", "paused", {"spec": {"suspend": True}})
     paused = team.wait(
         "workflow", "paused", lambda w: phases(w)["a"] == "Succeeded", "through with a"

@@ -36,14 +36,16 @@ def compact_json(value: object) -> str:
 def whole_numbers(value: Any) -> Any:
     """``value`` with every whole float made an int, because JSON has one number type and CEL two.
 
-    ``{"score": 2.0}`` and ``{"score": 2}`` are the same JSON; in CEL ``2.0 + 1`` is an error.
+    ``{"score": 2.0}`` and ``{"score": 2}`` are the same JSON; in CEL ``2.0 + 1`` is an error. Keys are
+    sorted, as they are after every way through the API server or A2A: the same value makes the same
+    text, wherever it came from.
     """
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         return int(value)
     if isinstance(value, list):
         return [whole_numbers(item) for item in value]
     if isinstance(value, dict):
-        return {key: whole_numbers(item) for key, item in value.items()}
+        return {key: whole_numbers(value[key]) for key in sorted(value)}
     return value
 
 
