@@ -36,9 +36,9 @@ def compact_json(value: object) -> str:
 def whole_numbers(value: Any) -> Any:
     """``value`` with every whole float made an int, because JSON has one number type and CEL two.
 
-    ``{"score": 2.0}`` and ``{"score": 2}`` are the same JSON; in CEL ``2.0 + 1`` is an error. Keys are
-    sorted, as they are after every way through the API server or A2A: the same value makes the same
-    text, wherever it came from.
+    ``{"score": 2.0}`` and ``{"score": 2}`` are the same JSON; in CEL ``2.0 + 1`` is an error. Keys
+    are sorted, as they are after every way through the API server or A2A: the same value makes the
+    same text, wherever it came from.
     """
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         return int(value)
