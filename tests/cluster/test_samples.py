@@ -209,10 +209,12 @@ def test_a_sample_ends_as_it_says(name: str, started: dict[str, Started]) -> Non
     check(sample, at.cluster.finished(at.run, 120))
 
 
-LOCAL: dict[str, tuple[str, ...]] = {
-    name: () for name, sample in SAMPLE.items() if sample.decision is None
-} | {"incident-triage": ("--approve=agree",), "data-cleanup": ("--approve=clean",)}
-"""What local runs are told. No option decides with values: contract-review is left out."""
+LOCAL: dict[str, tuple[str, ...]] = dict.fromkeys(SAMPLE, ()) | {
+    "incident-triage": ("--approve=agree",),
+    "data-cleanup": ("--approve=clean",),
+    "contract-review": ("--approve=decide", "--set=maxLiability=100000"),
+}
+"""What local runs are told."""
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import asyncio
 import getpass
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from rich.console import Console
@@ -22,6 +22,8 @@ class Decisions:
 
     approve: tuple[str, ...] = ()
     reject: tuple[str, ...] = ()
+    values: Mapping[str, str] = field(default_factory=dict)
+    """For the names that a step lets be set."""
 
     def verdict(self, step: str) -> str | None:
         """``Approve``, ``Reject``, or None if nothing was said about that step."""
@@ -53,7 +55,9 @@ class Asker:
         """The decision; None where nobody can be asked."""
         by = getpass.getuser()
         if (verdict := self._decisions.verdict(wanted.step)) is not None:
-            return ApprovalView(verdict, by)
+            given = self._decisions.values
+            values = {name: given[name] for name in wanted.allow_edit if name in given}
+            return ApprovalView(verdict, by, values=values)
         if not sys.stdin.isatty():
             return None
         async with self._turn:

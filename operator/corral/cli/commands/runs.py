@@ -60,6 +60,12 @@ def run(
         list[str] | None,
         typer.Option("--reject", metavar="STEP", help="With --local: refuse where it asks."),
     ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=TEXT", help="With --approve: what the step lets be set."
+        ),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Show the run until it ends.")
     ] = True,
@@ -87,7 +93,7 @@ def run(
       corral run --local manifests/samples/hello/hello.yaml
       corral run -o json workflow.yaml | jq .status.output
     """
-    from corral.cli.parameters import Given
+    from corral.cli.parameters import Given, pairs
 
     limit = limit_of(timeout)
     given = Given.of(parameter, parameter_file)
@@ -96,7 +102,9 @@ def run(
         from corral.cli.run_local import Options as LocalOptions
         from corral.cli.run_local import run_local
 
-        decisions = Decisions(tuple(approve or ()), tuple(reject or ()))
+        decisions = Decisions(
+            tuple(approve or ()), tuple(reject or ()), dict(pairs(values or [], "--set"))
+        )
         options = LocalOptions(
             workflow, name, generate_name, namespace, limit, output, given, decisions
         )
