@@ -41,6 +41,8 @@ MACROS = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
+SKEW = 600.0
+"""Seconds by which the clock may have gone back."""
 MOST_COUNTED = 1000
 """More missed times than these are not counted one by one."""
 _WINDOWS = tuple(3600.0 * hours for hours in (1, 24, 32 * 24, 367 * 24, 10 * 367 * 24))
@@ -170,9 +172,10 @@ def plan_cron(cron: Cron, now: float) -> CronPlan:
         )
     )
     if goes:
-        # A Workflow that was made proves that its time has come, should the clock have gone back.
+        # A Workflow that was made proves that its time has come, should the clock have gone back;
+        # but not by much, as anybody may give one a name.
         made = [_scheduled(cron.name, child.name) for child in cron.children]
-        _take_due(plan, cron, until, max([now, *made]))
+        _take_due(plan, cron, until, max([now, *(time for time in made if time <= now + SKEW)]))
         coming = next(times(spec, now), None)
         if coming is not None:
             plan.status.next_schedule_time = rfc3339(coming)
