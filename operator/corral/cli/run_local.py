@@ -20,7 +20,7 @@ from corral.cli.output import write
 from corral.cli.parameters import Given, arguments
 from corral.cli.select import Selection, generated, select
 from corral.cli.view import RunView
-from corral.local.office import NobodyDecidesError, Office
+from corral.local.office import NobodyDecidesError, Office, StuckError
 from corral.local.runner import LocalRun
 from corral.local.team import NotRunnableError, assemble
 from corral.plan.template import argument_problems, cycle, parameters_of, resolve
@@ -52,6 +52,8 @@ def run_local(paths: Sequence[str], options: Options) -> Exit:
     spec = _with_arguments(spec, selection, options.given)
     models = _specs(selection, "Model", ModelSpec)
     templates = _specs(selection, "WorkflowTemplate", TemplateSpec)
+    given = spec.arguments
+    config_maps = _config_maps(selection)
     scope, spec = _resolved(spec, templates)
     try:
         team = assemble(
@@ -60,12 +62,15 @@ def run_local(paths: Sequence[str], options: Options) -> Exit:
             models,
             list(_specs(selection, "AgentPool", PoolSpec).values()),
             templates=templates,
+            config_maps=config_maps,
         )
     except NotRunnableError as error:
         raise _not_started(error.problems) from None
     body = {"apiVersion": API_VERSION, **_body(selection, options)}
+    if given:
+        body["spec"] = {**body["spec"], "arguments": given}
     metadata = body["metadata"]
-    office = Office(team, models, templates, _config_maps(selection))
+    office = Office(team, models, templates, config_maps)
     local = LocalRun(metadata["name"], metadata["namespace"], spec, office, memo_scope=scope)
     return _Session(local, body, options).run()
 
@@ -151,8 +156,10 @@ class _Session:
         """The exit code by outcome."""
         shown = follower(self._console) if self._options.output == "tree" else silent()
         code: Exit | None = None
-        asker = Asker(self._options.decisions, self._console, shown.pause)
+        asker = Asker(self._options.decisions, shown.pause, self._local.namespace)
         self._local.office.decide = asker.decide
+        warnings: list[str] = []
+        self._local.office.warn = warnings.append
         stuck = ""
         with shown:
             self._local.on_status = lambda status, spec: shown.update(self._view(status, spec))
@@ -164,7 +171,7 @@ class _Session:
                 code = Exit.INTERRUPTED
             except NobodyDecidesError as error:
                 code, stuck = Exit.REFUSED, f"{error}; {HINT}"
-            except NotRunnableError as error:
+            except (NotRunnableError, StuckError) as error:
                 code, stuck = Exit.REFUSED, str(error)
         view = self._view(self._local.status, self._local.spec)
         if self._options.output == "tree":
@@ -174,10 +181,12 @@ class _Session:
         else:
             status = self._local.status.to_json()
             write({**self._body, "status": status}, self._options.output)
+        if self._local.over_budget and code is None:
+            code, stuck = Exit.REFUSED, "the budget is spent; raise spec.budget to go on"
+        for sentence in warnings:
+            print(f"warning: {sentence}", file=sys.stderr)
         if stuck:
             print(f"error: {stuck}", file=sys.stderr)
-        if self._local.over_budget and code is None:
-            print("error: the budget is spent; raise spec.budget to go on", file=sys.stderr)
         code = view.exit_code if code is None else code
         return Exit.FAILED if code is None else code
 

@@ -1,10 +1,10 @@
 """The attempts of a local run: tasks of this process."""
 
 import asyncio
-from collections.abc import Callable
 
 from corral.api.errors import ErrorClass
 from corral.local.office import Office
+from corral.local.tasks import Wake
 from corral.plan.observed import Payload, Result
 from corral.plan.state import Consumption, Worker, effect_key
 from corral.worker.outcome import AttemptOutcome, UsageMeter
@@ -13,7 +13,7 @@ from corral.worker.outcome import AttemptOutcome, UsageMeter
 class Attempts:
     """Starts and cancels attempts; what has ended waits in ``results`` until it is taken."""
 
-    def __init__(self, office: Office, namespace: str, wake: Callable[[], None]) -> None:
+    def __init__(self, office: Office, namespace: str, wake: Wake) -> None:
         self._office = office
         self._namespace = namespace
         self._wake = wake
@@ -26,8 +26,9 @@ class Attempts:
         return results
 
     @property
-    def under_way(self) -> int:
-        return len(self._tasks)
+    def under_way(self) -> bool:
+        """Whether any runs, or its result was not taken."""
+        return bool(self._tasks or self._results)
 
     def start(self, agent: str, payload: Payload) -> None:
         """Runs an attempt on an Agent's runtime."""
@@ -48,7 +49,7 @@ class Attempts:
             decisions=payload.decisions,
         )
         task = asyncio.create_task(answer, name=payload.attempt_id)
-        self._office.busy[agent] += 1
+        self._office.places.take(agent)
         self._tasks[payload.attempt_id] = task
         # Not in the coroutine: cancelled before its first step it would run none of its code.
         task.add_done_callback(lambda ended: self._ended(agent, payload, meter, ended))
@@ -56,7 +57,7 @@ class Attempts:
     def _ended(
         self, agent: str, payload: Payload, meter: UsageMeter, task: asyncio.Task[AttemptOutcome]
     ) -> None:
-        self._office.busy[agent] -= 1
+        self._office.places.leave(agent)
         del self._tasks[payload.attempt_id]
         output, error, message, asked = None, None, "", None
         if task.cancelled():

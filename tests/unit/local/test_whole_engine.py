@@ -1,64 +1,19 @@
 """What the operator does, a local run does too: the same planner, with other edges."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
 
 import pytest
 import yaml
 
 from corral.api.agent import AgentSpec
 from corral.api.model import ModelSpec
-from corral.api.template import TemplateSpec
-from corral.api.workflow import WorkflowPhase, WorkflowSpec, WorkflowStatus
-from corral.local.office import Decide, NobodyDecidesError, Office, nobody
+from corral.api.workflow import WorkflowPhase, WorkflowSpec
+from corral.local.office import NobodyDecidesError, Office
 from corral.local.runner import LocalRun
 from corral.local.team import NotRunnableError, assemble
 from corral.plan.observed import ApprovalView, WantedApproval
-from corral.plan.validate import workflow_problems
+from tests.unit.local.bench import A_CALL, approve, finished
 from tests.unit.worker.tool_bench import tools
-
-MODEL = """
-provider: simulated
-price: {inputPerMillionUSD: "100", outputPerMillionUSD: "0"}
-simulation:
-  inputTokens: 100
-  outputTokens: 10
-  reply: done
-  script:
-  - {match: ^score 1, reply: '{"score": 1}'}
-  - {match: ^score 2, reply: '{"score": 5}'}
-  - {match: ^broken, reply: not JSON}
-"""
-A_CALL = "0.01"
-
-
-def office(
-    workflow: WorkflowSpec,
-    *,
-    agents: str = "worker: {modelRef: {name: m}}",
-    templates: Mapping[str, str] | None = None,
-    decide: Decide = nobody,
-    config_maps: Mapping[str, Mapping[str, str]] | None = None,
-) -> Office:
-    models = {"m": ModelSpec.model_validate(yaml.safe_load(MODEL))}
-    found = {name: AgentSpec.model_validate(spec) for name, spec in yaml.safe_load(agents).items()}
-    of_templates = {
-        name: TemplateSpec.model_validate(yaml.safe_load(text))
-        for name, text in (templates or {}).items()
-    }
-    team = assemble(workflow, found, models, templates=of_templates)
-    return Office(team, models, of_templates, config_maps or {}, decide)
-
-
-async def finished(text: str, **options: Any) -> WorkflowStatus:
-    spec = WorkflowSpec.model_validate(yaml.safe_load(text))
-    assert workflow_problems(spec) == []
-    return await LocalRun("w", "local", spec, office(spec, **options)).run()
-
-
-async def approve(workflow: str, wanted: WantedApproval) -> ApprovalView | None:
-    return ApprovalView("Approve", "ann", "fine", dict.fromkeys(wanted.allow_edit, "7"))
 
 
 async def test_nested_steps_run_for_each_item_and_loops_go_round_until_it_is_good() -> None:
