@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 
 import pytest
 
@@ -29,6 +30,11 @@ asyncio.run(put(sys.argv[2].encode()))
 def _an_artifact() -> None:
     name = operators()[0]["metadata"]["name"]
     SYSTEM.kubectl("exec", name, "--", "/opt/corral/bin/python", "-c", PUT, RUN, CONTENT)
+    # An operator that was just ended is behind the Service again once its probe has succeeded.
+    deadline = time.monotonic() + 60
+    while raw(f"{SERVICE}/artifacts/team/{RUN}/{SHA}", "nobody-special", check=False)[0] != 0:
+        assert time.monotonic() < deadline, "the operator does not serve artifacts"
+        time.sleep(0.5)
 
 
 def raw(path: str, user: str, check: bool = True) -> tuple[int, str, str]:
