@@ -222,7 +222,7 @@ def startable(p: Pass) -> Iterator[tuple[Want, Place]]:
                     continue
                 agent = agent_of(spec, node)
                 view = p.agents.get(agent) if agent else None
-                if view is None or not view.ready:
+                if view is None or not view.ready or view.name in p.unpaid:
                     continue
                 room -= 1
                 want = Want(frame.next_attempt_id(spec, index, node), view.name)
@@ -273,6 +273,7 @@ def start(p: Pass, slots: Mapping[str, Slot]) -> tuple[dict[str, Payload], bool]
                 p.wake.append((draft.deadline or p.now) + BACKSTOP)
             elif draft.phase is StepPhase.RUNNING:
                 step.nodes[index] = node
+                p.unpaid.add(want.agent)
         except NotYetKnownError:
             step.nodes[index] = node
         except ExpressionError as error:

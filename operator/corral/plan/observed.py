@@ -244,6 +244,8 @@ class Pass:
     """How often this pass chose an Agent."""
     held_agents: set[str] = field(default_factory=set)
     """Agents whose own budget held something back."""
+    unpaid: set[str] = field(default_factory=set)
+    """Agents for whose next attempts no budget has enough: those of others go first."""
     unavailable: tuple[Reason, str] | None = None
     """What the run refers to and can't be had for now: why, and a sentence."""
     starved: bool = False

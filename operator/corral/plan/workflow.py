@@ -66,6 +66,7 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
         _apply_deadlines(p)
         p.starved = p.penniless = False
         p.held_agents.clear()
+        p.unpaid.clear()
         changed = advance_frame(p, main)
         changed = _conclude(p) or changed
         if run.outcome is not None and p.spec.shutdown != "Terminate":
@@ -73,8 +74,7 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
                 changed = advance_step(p, on_exit, spec) or changed
         if changed:
             continue
-        slots = claim_slots(p, claim)
-        started, changed = start(p, slots)
+        started, changed = _start_all(p, claim)
         payloads |= started
         changed = changed or _apply_exhaustion(p)
     _watch_missing(p)
@@ -84,6 +84,23 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
     _finish(p)
     running = running_attempts(p)
     return {identity: sent for identity, sent in payloads.items() if identity in running}
+
+
+def _start_all(p: Pass, claim: Claim) -> tuple[dict[str, Payload], bool]:
+    """Starts what gets a slot; what can't be paid for leaves its place to other Agents' attempts.
+
+    Returns:
+        What each that started is sent, and whether any item is not queued any more.
+    """
+    payloads: dict[str, Payload] = {}
+    changed = False
+    while True:
+        unpaid = len(p.unpaid)
+        started, some = start(p, claim_slots(p, claim))
+        payloads |= started
+        changed = changed or some
+        if len(p.unpaid) == unpaid:
+            return payloads, changed
 
 
 def _may_begin(p: Pass) -> bool:

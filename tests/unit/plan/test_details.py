@@ -5,35 +5,57 @@ from typing import Any
 
 import pytest
 
-from corral.api.workflow import StepPhase
+from corral.api.workflow import StepPhase, WorkflowPhase
 from corral.plan.facts import Memo
-from corral.plan.observed import AgentView, Grant, Rates
-from tests.unit.plan.driver import Simulation, ok, run, used
+from corral.plan.observed import AgentView, ChildView, Grant, Rates
+from tests.unit.plan.driver import Simulation, run, used
 
 RATES = Rates(Decimal("0.001"), Decimal("0.001"), call_input_tokens=40, call_output_tokens=60)
 
 
-def test_the_status_tells_of_an_agents_budget_only_while_it_holds_something_back() -> None:
-    sim = Simulation(
-        """
+TWO = """
 parallelism: 1
 steps:
 - {name: a, agentRef: {name: x}}
 - {name: b, agentRef: {name: y}}
+"""
+
+
+def test_what_an_agents_budget_holds_back_leaves_its_place_to_others() -> None:
+    view = AgentView("x", "r1", 300.0, limits_cost=True, rates=RATES)
+    sim = Simulation(TWO, agents=[view])
+    sim.grant = lambda agent, *_: Grant.EXCEEDED if agent == "x" else Grant.GRANTED
+    sim.to(5)
+    assert (sim.phases, sim.starts) == ({"a": "Queued", "b": "Succeeded"}, [("b", 0)])
+    assert sim.status.message == "the budget of Agent 'x' is spent for this period"
+
+
+@pytest.mark.parametrize("bound", ["parallelism: 1", "parallelism: 5"])
+def test_what_costs_nothing_goes_on_though_the_next_step_cannot_be_paid(bound: str) -> None:
+    sim = Simulation(
+        f"""
+{bound}
+budget: {{maxCostUSD: "0.05"}}
+steps:
+- {{name: a, agentRef: {{name: x}}}}
+- {{name: b, tool: {{mcp: {{url: "http://t"}}, name: t}}}}
 """,
-        agents=[AgentView("x", "r1", 300.0, limits_cost=True, rates=RATES)],
-    )
-    refused = []
+        agents=[AgentView("x", "r1", 300.0, rates=RATES)],
+    ).to(5)
+    assert (sim.phases, sim.status.phase) == ({"a": "Queued", "b": "Succeeded"}, "Suspended")
+
+
+def test_the_status_tells_of_an_agents_budget_only_while_it_holds_something_back() -> None:
+    sim = Simulation(TWO, agents=[AgentView("x", "r1", 300.0, limits_cost=True, rates=RATES)])
+    asked: list[str] = []
 
     def grant(agent: str, *_: Any) -> Grant:
-        refused.append(agent)
-        return Grant.EXCEEDED if agent == "x" and len(refused) < 3 else Grant.GRANTED
+        asked.append(agent)
+        return Grant.EXCEEDED if asked == ["x"] else Grant.GRANTED
 
     sim.grant = grant
-    sim.tick()
-    before = sim.status
-    sim.tick()
-    assert sim.status == before
+    sim.tick()  # b took the only place, so that nobody was asked for a again
+    assert (asked, sim.status.message) == (["x", "y"], None)
 
 
 @pytest.mark.parametrize(
@@ -106,19 +128,17 @@ steps: [{{name: f, workflow: {{templateRef: {{name: t}}}}, forEach: {{items: {it
     assert first.stored is not None
 
 
-def test_what_a_child_cost_is_seen_by_the_condition_that_ends_its_loop() -> None:
-    sim = Simulation(
-        """
+def test_what_a_child_cost_is_seen_by_the_conditions_after_it() -> None:
+    sim = Simulation("""
 steps:
-- {name: seen, transform: $(workflow.costUSD)}
 - name: c
   workflow: {templateRef: {name: t}}
-  loop: {until: workflow.costUSD == '0.5', maxIterations: 3}
-- {name: d, dependsOn: [c], agentRef: {name: x}, input: $(workflow.costUSD)}
-""",
-        {"d": ok(cost=None)},
-    ).to(1)
-    sim.child_ends("c", used=used("0.25"))
-    assert sim.row("c").iteration == 2
-    sim.to(2).child_ends("c", used=used("0.25"))
-    assert (sim.row("c").phase, sim.input_of("d")) == (StepPhase.SUCCEEDED, "0.5")
+  forEach: {items: [1, 2]}
+  loop: {until: workflow.costUSD == '0.5', maxIterations: 2}
+""").to(1)
+    first = next(name for name, child in sim.called.items() if child.step == "c[0]")
+    sim.children[first] = ChildView(WorkflowPhase.SUCCEEDED, True, used("0.25"))
+    sim.child_ends("c[1]", used=used("0.25"))
+    iterations = [node.iteration for node in sim.run_state.steps["c"].nodes]
+    phases = [node.phase for node in sim.run_state.steps["c"].nodes]
+    assert (iterations, phases) == ([2, 1], [StepPhase.RUNNING, StepPhase.SUCCEEDED])

@@ -4,7 +4,7 @@ Every pass is made twice from the same state and luck, and then once more withou
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from corral.api.attempt import InputRequired, PendingCall
 from corral.api.errors import ErrorClass
 from corral.api.workflow import FINAL_WORKFLOW_PHASES, WorkflowPhase, WorkflowSpec, WorkflowStatus
+from corral.plan.budget import Reservation
 from corral.plan.facts import ArtifactNeed, Memo, MemoNeed, Need
 from corral.plan.kinds import children_looked_at, wanted_approvals, wanted_children
 from corral.plan.names import TOOL_RUNNER
@@ -80,7 +81,8 @@ class World:
         self.exit_spent = Consumption()
         self.overshoot = Consumption(cost=Decimal(0))
         self.warnings: list[str] = []
-        self.checks: list[Any] = []
+        self.watch: Callable[..., object] = lambda *_: None
+        """Told of every pass: the status before and after, the pass, and what was sent."""
         self.generous = False
 
     @property
@@ -178,8 +180,7 @@ class World:
         assert status_of(quiet, after, 1) == after
         assert not quiet.warnings
 
-        for check in self.checks:
-            check(self, before, after, p, payloads, results)
+        self.watch(before, after, p, payloads)
         self.status, self.flights = after, flights
         self.wake = [moment for moment in p.wake if moment > self.now]
         self.sent |= payloads
@@ -275,6 +276,15 @@ class World:
             Decimal(0), (used.cost or Decimal(0)) - (cost or Decimal(0))
         )
         self.overshoot.input_tokens += max(0, used.input_tokens - (tokens or 0))
+
+    def may_still_use(self, payloads: dict[str, Payload]) -> Reservation:
+        """What attempts and children were told that they may use, which have not ended."""
+        sent = self.sent | payloads
+        limits = [
+            (sent[one].max_cost_usd, sent[one].max_tokens) for one in sent.keys() - self.told
+        ] + [self.limits[name] for name in self.open_children()]
+        cost = sum((cost or Decimal(0) for cost, _ in limits), Decimal(0))
+        return Reservation(cost, sum(tokens or 0 for _, tokens in limits))
 
     def end_child(self, name: str, phase: WorkflowPhase) -> None:
         """A child Workflow ends, having used what it may at the most."""
