@@ -869,7 +869,7 @@ def test_kubectl_shows_workflows_agents_pools_and_models(
 
 
 def test_events_tell_of_start_and_end(team: Cluster) -> None:
-    time.sleep(4)  # Normal Events are rationed, one a second after a burst; here are three
+    time.sleep(7)  # Events of routine are rationed, one in 2 s after a burst; here are three
     team.apply(
         workflow("told", graph(call("a")))
         + workflow("warned", graph(call("a", who="slow", more="timeout: 100ms")))

@@ -26,7 +26,7 @@ GROUP = "corral.dev/v1alpha1"
 NAMESPACES = Kind("", "v1", "namespaces")
 CONFIG_MAPS = Kind("", "v1", "configmaps")
 _CPU = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
-_WRITES = re.compile(r"^corral_api_writes (\S+)$", re.MULTILINE)
+_WRITES = re.compile(r"^corral_api_writes_total{.*} (\S+)$", re.MULTILINE)
 _CONFLICTS = re.compile(r"^corral_api_conflicts_total (\S+)$", re.MULTILINE)
 _RESIDENT = re.compile(r"^process_resident_memory_bytes (\S+)$", re.MULTILINE)
 
@@ -60,8 +60,7 @@ async def _metrics(kube: Kube) -> str:
 
 
 def _number(pattern: re.Pattern[str], text: str) -> float:
-    found = pattern.search(text)
-    return float(found[1]) if found else 0.0
+    return sum(float(found) for found in pattern.findall(text))
 
 
 async def _finished(kube: Kube, namespace: str, count: int, timeout: float) -> list[Json]:

@@ -5,15 +5,11 @@ from collections.abc import Callable
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from corral.kube.client import Kube
-from corral.telemetry import metrics
-
 HEALTH_PORT = 8081
 METRICS_PORT = 9090
 
 
 async def serve_health(
-    kube: Kube,
     alive: Callable[[], bool],
     ready: Callable[[], bool],
     health_port: int = HEALTH_PORT,
@@ -35,7 +31,6 @@ async def serve_health(
         return answer(ready())
 
     async def exposition(_: web.Request) -> web.Response:
-        metrics.API_WRITES.set(kube.writes)
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()

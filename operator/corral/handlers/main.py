@@ -61,7 +61,6 @@ async def _operate() -> int:
         )
         watches = Watches(controller.saw, loop)
         health = await serve_health(
-            kube,
             alive=lambda: watches.alive,
             ready=controller.synced.is_set,
             health_port=int(os.environ.get("CORRAL_HEALTH_PORT", HEALTH_PORT)),

@@ -19,6 +19,8 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from kubernetes.aio import client, config
 
+from corral.telemetry import metrics
+
 Json = dict[str, Any]
 List = list  # a method of Kube is called list
 
@@ -80,39 +82,11 @@ LEASES = Kind("coordination.k8s.io", "v1", "leases")
 SERVICE_ACCOUNTS = Kind("", "v1", "serviceaccounts")
 
 
-class EventBudget:
-    """How many Events of type Normal may still be posted: a burst, refilled over time.
-
-    One run tells its story; of a thousand at once it would cost a third of all writes, and bury
-    the warnings.
-    """
-
-    BURST = 50.0
-    PER_SECOND = 5.0
-
-    def __init__(self) -> None:
-        self._left = self.BURST
-        self._at = monotonic()
-
-    def take(self) -> bool:
-        """Whether one more may be posted now."""
-        now = monotonic()
-        self._left = min(self.BURST, self._left + (now - self._at) * self.PER_SECOND)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class Kube:
     """Calls to the API server. All of them raise ``ApiError``."""
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
-        self.writes = 0
-        """Calls that change something, for metrics and benchmarks."""
-        self.events = EventBudget()
         self.may_write: Callable[[], bool] = lambda: True
         """Whether objects may be written now; a process that does not lead may not."""
         # Of the API server's clock over the monotonic one: a local clock that jumps moves nothing.
@@ -130,7 +104,7 @@ class Kube:
     ) -> Json:
         """One call; the answer's JSON."""
         if method != "GET":
-            self.writes += 1
+            metrics.API_WRITES.labels(method, _resource(path)).inc()
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         headers = {"Accept": accept, "Content-Type": content_type}
         await self._api.update_params_for_auth(
@@ -256,6 +230,14 @@ class Kube:
         except ApiError as error:
             if not (error.not_found or error.conflict):
                 raise
+
+
+def _resource(path: str) -> str:
+    """What a path is about: ``workflows/status``, ``pods``; without names, as a metric's label."""
+    parts = path.split("/")[3 if path.startswith("/api/") else 4 :]
+    if parts[0] == "namespaces" and len(parts) > 2:
+        parts = parts[2:]
+    return "/".join([parts[0], *parts[2:]])
 
 
 def _error(method: str, path: str, status: int, raw: bytes, headers: Mapping[str, str]) -> ApiError:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Literal
 
 from corral.kube.client import EVENTS, ApiError, Json, Kube
@@ -10,9 +11,33 @@ from corral.plan.names import OPERATOR, digest
 
 log = logging.getLogger(__name__)
 
-
-_posting: set[asyncio.Task[None]] = set()
+ROUTINE_BURST = 5.0
+ROUTINE_PER_SECOND = 0.5
 _AT_ONCE = 64
+_posting: set[asyncio.Task[None]] = set()
+
+
+class Ration:
+    """Which Events of routine are posted: per namespace a few at once, refilled over time.
+
+    One run tells its story; of a thousand at once it would cost a third of all writes, and bury
+    the warnings.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[str, tuple[float, float]] = {}
+        """By namespace: how many are left, and when that was."""
+
+    def take(self, namespace: str) -> bool:
+        """Whether one more may be posted now."""
+        now = monotonic()
+        left, at = self._left.get(namespace, (ROUTINE_BURST, now))
+        left = min(ROUTINE_BURST, left + (now - at) * ROUTINE_PER_SECOND)
+        self._left[namespace] = (max(left - 1, 0) if left >= 1 else left, now)
+        return left >= 1
+
+
+_ration = Ration()
 
 
 async def post_event(
@@ -22,15 +47,17 @@ async def post_event(
     reason: str,
     message: str,
     action: str = "Reconcile",
+    routine: bool = False,
 ) -> None:
     """Has an Event posted about an object; the pass does not wait for it.
 
-    What can't be posted is logged and forgotten, as are Events beyond what may be under way.
+    What can't be posted is logged and forgotten, as are Events beyond what may be under way, and
+    those of routine (what every run goes through) beyond their ration.
     """
-    if (kind == "Normal" and not kube.events.take()) or len(_posting) >= _AT_ONCE:
-        log.info("no Event: %s %s: %s", about["metadata"]["name"], reason, message)
-        return
     meta = about["metadata"]
+    if (routine and not _ration.take(meta["namespace"])) or len(_posting) >= _AT_ONCE:
+        log.debug("no Event: %s %s: %s", meta["name"], reason, message)
+        return
     now = datetime.now(UTC)
     body: Json = {
         "apiVersion": "events.k8s.io/v1",

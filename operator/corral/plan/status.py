@@ -65,6 +65,19 @@ def status_of(p: Pass, previous: WorkflowStatus, generation: int) -> WorkflowSta
     return status
 
 
+def only_queued(p: Pass) -> bool:
+    """Whether there is no more to tell of a run than that its first steps wait for slots."""
+    phases = (StepPhase.PENDING, StepPhase.QUEUED)
+    return (
+        p.run.phase is WorkflowPhase.RUNNING
+        and all(
+            step.phase in phases and all(node.phase in phases for node in step.nodes)
+            for step in (p.run.steps | p.run.exit_steps).values()
+        )
+        and _waiting(p) is None
+    )
+
+
 def stalled_status(
     spec: WorkflowSpec | None,
     problems: Sequence[Problem],

@@ -28,13 +28,15 @@ async def announce(kube: Kube, previous: WorkflowStatus, written: Json, p: Pass)
     if run.phase in (previous.phase, WorkflowPhase.PENDING):
         await _announce_waiting(kube, previous, written)
     elif run.phase is WorkflowPhase.RUNNING:
-        await post_event(kube, written, "Normal", "Started", f"{len(run.steps)} steps")
+        await post_event(
+            kube, written, "Normal", "Started", f"{len(run.steps)} steps", routine=True
+        )
     elif run.phase is WorkflowPhase.SUSPENDED:
         await post_event(kube, written, "Normal", Reason.SUSPENDED, "nothing new starts")
     elif run.phase is WorkflowPhase.SUCCEEDED:
         cost = run.used().cost_text
         told = f"cost {cost} USD" if cost is not None else "no cost is known"
-        await post_event(kube, written, "Normal", "Succeeded", told)
+        await post_event(kube, written, "Normal", "Succeeded", told, routine=True)
     elif run.finished_for_good:
         await post_event(kube, written, "Warning", run.phase.value, run.message or "")
 

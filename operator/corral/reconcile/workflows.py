@@ -38,7 +38,7 @@ from corral.plan.state import (
     Worker,
     from_journal,
 )
-from corral.plan.status import stalled_status, status_of
+from corral.plan.status import only_queued, stalled_status, status_of
 from corral.plan.template import called_by
 from corral.plan.validate import Problem
 from corral.plan.workflow import fail_too_large, plan
@@ -72,6 +72,9 @@ SETTLED_DEMAND_DELAY = 0.25
 """Seconds after which agents hear of demand that merely changed."""
 COALESCE = 0.05
 """Seconds for which a result waits for others that may come."""
+FIRST_WRITE = 10.0
+"""Seconds for which a new run that only waits for slots stays as the API server made it, Pending:
+its first attempts may share its first write."""
 
 
 @dataclass
@@ -86,6 +89,8 @@ class _Record:
     fresh: bool = False
     """Whether the object was read or written by this term, and not only seen in a watch."""
     results: dict[str, Result] = field(default_factory=dict)
+    seen: float | None = None
+    """When the run was planned first by this process."""
 
 
 class Workflows:
@@ -241,6 +246,10 @@ class Workflows:
         going_on = {one: at for one, at in on_workers(run).items() if one not in results}
         freed = self._world.slots.keep_only(key, going_on)
         payloads = await self._plan(key, p)
+        if not began and self._can_wait(key, record, p):
+            self._settle(key, record, p.run, spec, freed)
+            record.run = None
+            return
         if run.started is not None and run.template is None:
             run.template = what.template
         obj = await self._commit(key, obj, record, p, previous)
@@ -255,6 +264,16 @@ class Workflows:
             await self._retirement.look(key, obj, spec)
         elif p.wake:
             self._world.wake.workflow(key, max(0.0, min(p.wake) - self._world.kube.now()))
+
+    def _can_wait(self, key: WorkflowKey, record: _Record, p: Pass) -> bool:
+        """Whether the first write can wait for a slot; asks for the pass that won't."""
+        if record.seen is None:
+            record.seen = p.now
+        left = record.seen + FIRST_WRITE - p.now
+        if left <= 0 or p.warnings or not only_queued(p):
+            return False
+        self._world.wake.workflow(key, left)
+        return True
 
     async def _prioritise(self, key: WorkflowKey, spec: WorkflowSpec) -> tuple[Reason, str] | None:
         """Gives the run its place among the others; why that can't be told, if so."""

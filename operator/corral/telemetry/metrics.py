@@ -24,7 +24,11 @@ PASSES = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
 CONFLICTS = Counter("corral_api_conflicts_total", "Status writes that met somebody else's write.")
-API_WRITES = Gauge("corral_api_writes", "Calls to the API server that change something.")
+API_WRITES = Counter(
+    "corral_api_writes_total",
+    "Calls to the API server that change something, by HTTP verb and resource.",
+    ["verb", "resource"],
+)
 QUEUE_DEPTH = Gauge("corral_queue_depth", "Keys that wait for a pass.", ["queue"])
 PASS_ERRORS = Gauge(
     "corral_reconcile_errors", "Passes that ended in an unexpected exception.", ["queue"]

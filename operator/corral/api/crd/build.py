@@ -53,7 +53,10 @@ def schema(kind: Kind) -> Node:
         reference = {"$ref": REFERENCE + kind.status.__name__}
         properties["status"] = {
             **inline(reference, objects, defaults=False),
-            "default": {"observedGeneration": NEVER_OBSERVED},
+            "default": {
+                "observedGeneration": NEVER_OBSERVED,
+                **({"phase": kind.phase} if kind.phase else {}),
+            },
         }
     return {
         "description": kind.description,

@@ -38,6 +38,8 @@ class Kind:
     columns: tuple[Column, ...]
     rules: tuple[tuple[str, str], ...]
     scale: bool = False
+    phase: str | None = None
+    """The phase of what no operator has looked at."""
 
     @property
     def singular(self) -> str:
@@ -116,6 +118,7 @@ KINDS = (
         "parallelism, budget, deadlines, ttlAfterFinished and priority can change.",
         spec=WorkflowSpec,
         status=WorkflowStatus,
+        phase="Pending",
         columns=(
             Column("Phase", ".status.phase"),
             Column("Progress", ".status.progress"),
