@@ -34,12 +34,13 @@ from corral.plan.names import OPERATOR, WORKER_SELECTOR
 from corral.plan.state import Consumption, Worker
 from corral.reconcile.agents import Agents
 from corral.reconcile.crons import Crons
+from corral.reconcile.following import worker_of
 from corral.reconcile.library import Library
 from corral.reconcile.pools import Pools
 from corral.reconcile.queue import RetryLaterError, WorkQueue
 from corral.reconcile.references import parents_of, runs_template
 from corral.reconcile.store import ObjectKey, key_of, pool_of
-from corral.reconcile.workflows import Workflows, worker_of
+from corral.reconcile.workflows import Workflows
 from corral.reconcile.world import Wake, World
 from corral.telemetry import metrics
 
@@ -85,7 +86,7 @@ class Controller:
         self._agents = Agents(self.world)
         self._pools = Pools(self.world)
         self._crons = Crons(self.world)
-        self._workflows.on_usage = self._agents.add_usage
+        self._workflows.following.on_usage = self._agents.add_usage
         self._queues: dict[str, WorkQueue[ObjectKey]] = {
             "models": self._queue("models", self._agents.reconcile_model),
             "agents": self._queue("agents", self._agents.reconcile),

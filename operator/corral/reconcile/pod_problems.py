@@ -5,8 +5,8 @@ import logging
 from corral.dispatch.client import RefusedError, WorkerUnreachableError
 from corral.kube.client import CORE_EVENTS, ApiError, Json
 from corral.plan.pool import PodView
+from corral.reconcile.following import worker_of
 from corral.reconcile.store import ObjectKey
-from corral.reconcile.workflows import worker_of
 from corral.reconcile.world import World
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from corral.plan.observed import AgentView
 from corral.plan.pods import pod_manifest, pod_revision, pod_template, worker_config
 from corral.plan.pool import PodView, PoolMemory, PoolPlan, plan_pool
 from corral.plan.times import parse
+from corral.reconcile.following import worker_of
 from corral.reconcile.pod_problems import PodProblems, end_of
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.store import ObjectKey
-from corral.reconcile.workflows import worker_of
 from corral.reconcile.world import Capacity, World, read_spec, with_status
 from corral.telemetry import metrics
 

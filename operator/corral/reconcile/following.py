@@ -1,0 +1,146 @@
+"""Makes what runs on workers be what the committed states say."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from corral.api.attempt import WORKER_PORT
+from corral.artifacts.errors import ArtifactStoreError
+from corral.dispatch.attempts import Deliver
+from corral.kube.client import Json
+from corral.plan.attempts import Place, payload_at, running_attempts
+from corral.plan.expressions import ExpressionError
+from corral.plan.facts import NotYetKnownError
+from corral.plan.names import ANNOTATION_CORRELATION_ID
+from corral.plan.observed import Pass, Payload, Result
+from corral.plan.state import Consumption, Run, Worker
+from corral.reconcile.queue import RetryLaterError
+from corral.reconcile.shares import COALESCE
+from corral.reconcile.slots import WorkflowKey
+from corral.reconcile.store import ObjectKey
+from corral.reconcile.world import World
+from corral.telemetry import metrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Record:
+    """What is remembered about a run between passes."""
+
+    uid: str
+    run: Run | None = None
+    """Decoded from the newest journal; None where that has to be done again."""
+    version: str = ""
+    """The resourceVersion that ``run`` was decoded from."""
+    fresh: bool = False
+    """Whether the object was read or written by this term, and not only seen in a watch."""
+    results: dict[str, Result] = field(default_factory=dict)
+    """By attempt: what was delivered, and is not committed."""
+    seen: float | None = None
+    """When the run was planned first by this process."""
+
+
+class Following:
+    """Follows attempts, cancels them, acknowledges their results."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.on_usage: Callable[[ObjectKey, Consumption], None] = lambda *_: None
+        """Told what an attempt of an Agent used, once that is committed."""
+
+    def acknowledge(
+        self, key: WorkflowKey, results: Mapping[str, Result], agents: Mapping[str, str | None]
+    ) -> None:
+        """Results that are committed: books them, and lets the workers drop them."""
+        for result in results.values():
+            agent = agents.get(result.attempt_id)
+            if agent is not None:
+                self.on_usage((key[0], agent), result.used)
+            pod = self._world.pods.by_uid(result.worker_uid)
+            if pod is not None:
+                self._world.attempts.ack(result.attempt_id, worker_of(pod))
+            used = result.used
+            metrics.observe_attempt(
+                key[0],
+                result.error.value if result.error else "Succeeded",
+                used.input_tokens,
+                used.output_tokens,
+                None if used.cost is None else float(used.cost),
+                used.unpriced_requests,
+            )
+
+    async def act(
+        self, key: WorkflowKey, obj: Json, p: Pass, payloads: Mapping[str, Payload], record: Record
+    ) -> None:
+        """Makes what runs be what the status says.
+
+        Raises:
+            RetryLaterError: an output that an attempt was sent can't be read.
+        """
+        attempts, book = self._world.attempts, self._world.book(key[0])
+        for attempt_id, place in running_attempts(p).items():
+            if attempts.following(attempt_id) or attempt_id in record.results:
+                continue
+            payload = payloads.get(attempt_id) or await self._payload(key, p, attempt_id, place)
+            if payload is not None:
+                attempts.follow(payload, book, self._inbox(key, record), correlation_id(obj))
+        for attempt_id, worker in p.run.unsettled.items():
+            if attempt_id not in record.results:
+                attempts.cancel(attempt_id, worker, book, self._inbox(key, record))
+
+    async def _payload(
+        self, key: WorkflowKey, p: Pass, attempt_id: str, place: Place
+    ) -> Payload | None:
+        """What a running attempt was sent, after a restart; None if that can't be told any more."""
+        try:
+            try:
+                return payload_at(p, place)
+            except NotYetKnownError:
+                await self._world.library.supply(key[0], p.facts)
+                return payload_at(p, place)
+        except ArtifactStoreError as error:
+            raise RetryLaterError(f"outputs can't be read: {error}") from error
+        except (ExpressionError, NotYetKnownError) as error:
+            log.error("attempt %s can't be rendered again: %s", attempt_id, error)
+            return None
+
+    def _inbox(self, key: WorkflowKey, record: Record) -> Deliver:
+        def deliver(result: Result) -> None:
+            record.results[result.attempt_id] = result
+            others = len(self._world.slots.held_by(key)) - len(record.results)
+            self._world.wake.workflow(key, COALESCE if others > 0 else 0.0)
+
+        return deliver
+
+    def drop(self, key: WorkflowKey) -> None:
+        """The Workflow is gone: what it runs is cancelled, and billed all the same."""
+        world = self._world
+        for attempt_id, worker in world.slots.workers_of(key).items():
+            deliver = self._afterlife(world.slots.agent_on(worker.uid), worker)
+            world.attempts.cancel(attempt_id, worker, world.book(key[0]), deliver)
+
+    def _afterlife(self, agent: ObjectKey | None, worker: Worker) -> Deliver:
+        def deliver(result: Result) -> None:
+            if agent is not None:
+                self.on_usage(agent, result.used)
+            self._world.attempts.ack(result.attempt_id, worker)
+
+        return deliver
+
+
+def correlation_id(obj: Json) -> str:
+    """The user's correlation id, or the run's."""
+    annotations = obj["metadata"].get("annotations") or {}
+    return str(annotations.get(ANNOTATION_CORRELATION_ID) or obj["metadata"]["uid"])
+
+
+def worker_of(pod: Json) -> Worker:
+    """A pod as attempts refer to it."""
+    address = pod.get("status", {}).get("podIP", "")
+    host = f"[{address}]" if ":" in address else address
+    return Worker(
+        pod=pod["metadata"]["name"],
+        uid=pod["metadata"]["uid"],
+        url=f"http://{host}:{WORKER_PORT}",
+    )
