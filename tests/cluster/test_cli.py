@@ -144,7 +144,7 @@ def test_logs_tell_what_happened_and_what_workers_wrote(team: Cluster) -> None:
 
 def test_suspend_resume_and_stop_change_a_run(team: Cluster) -> None:
     spec = (
-        "steps: [{name: pause, wait: {duration: 3s}},"
+        "steps: [{name: pause, wait: {duration: 8s}},"
         " {name: a, dependsOn: [pause], agentRef: {name: asleep}, input: go}]"
     )
     team.apply(workflow("steered", spec))
