@@ -12,6 +12,8 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 10.0
+FIRST = -86_400.0
+"""A delay: before everything else that is due."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -48,7 +50,10 @@ class WorkQueue(Generic[Key]):
         return sum(due <= now for due in self._due.values()) + len(self._again)
 
     def add(self, key: Key, delay: float = 0) -> None:
-        """Asks for a pass in ``delay`` seconds, or earlier if one is asked for already."""
+        """Asks for a pass in ``delay`` seconds, or earlier if one is asked for already.
+
+        ``FIRST`` puts it before all that only has to be looked at.
+        """
         due = monotonic() + delay
         if key in self._running:
             self._again[key] = min(due, self._again.get(key, due))
@@ -102,7 +107,7 @@ class WorkQueue(Generic[Key]):
             if delay is not None:
                 self.add(key, delay)
             elif again is not None:
-                self.add(key, max(0.0, again - monotonic()))
+                self.add(key, again - monotonic())
             self._wake.set()
 
     def _backoff(self, key: Key) -> float:

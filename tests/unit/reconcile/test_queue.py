@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from corral.reconcile import queue as module
-from corral.reconcile.queue import RetryLaterError, WorkQueue
+from corral.reconcile.queue import FIRST, RetryLaterError, WorkQueue
 
 
 @asynccontextmanager
@@ -139,3 +139,22 @@ async def test_never_more_than_so_many_passes_and_never_two_of_a_key() -> None:
         await until(lambda: len(done) == 20)
         assert most == 3
         assert queue.errors == 0
+
+
+async def test_what_goes_first_is_worked_on_before_what_is_due_already() -> None:
+    order: list[str] = []
+
+    async def work(key: str) -> None:
+        order.append(key)
+        if key == "first" and len(order) == 1:
+            queue.add("first", FIRST)  # during its own pass
+
+    queue = WorkQueue("test", work, parallelism=1)
+    for key in ("a", "b", "first"):
+        queue.add(key)
+    queue.add("first", FIRST)
+    task = asyncio.create_task(queue.run())
+    await until(lambda: len(order) == 4)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert order == ["first", "first", "a", "b"]
