@@ -1,6 +1,7 @@
 """One worker, over A2A 1.0's HTTP+JSON binding and corral's own endpoints."""
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from corral.api.attempt import (
 from corral.plan.expressions import compact_json, whole_numbers
 from corral.plan.observed import Payload
 from corral.plan.state import Worker, effect_key
+
+log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 25
 _TIMEOUT = httpx.Timeout(35.0, connect=2.0)
@@ -108,6 +111,7 @@ class WorkerClient:
         self._token = token
         self._epoch = epoch
         self._doubt = doubt
+        self._strangers: set[str] = set()
         self._refused_token = refused_token
         # aiohttp's transport: httpx' own pool costs 20 ms of CPU a call with 128 calls open.
         self._http = HttpxAiohttpClient(
@@ -205,9 +209,11 @@ class WorkerClient:
         # Refusals as well: a stranger could depose this operator by one.
         doubt = await self._doubt(worker.uid, response.headers.get(HEADER_IDENTITY, ""))
         if doubt:
-            raise WorkerUnreachableError(
-                f"{method} {path}: the answer is not signed by {worker.pod}: {doubt}"
-            )
+            why = f"the answer is not signed by {worker.pod}: {doubt}"
+            if worker.uid not in self._strangers:
+                self._strangers.add(worker.uid)
+                log.warning("%s", why)
+            raise WorkerUnreachableError(f"{method} {path}: {why}")
         if response.status_code >= 400:
             raise _refused(response.status_code, answer)
         return answer if isinstance(answer, dict) else {}
