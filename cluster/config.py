@@ -172,7 +172,7 @@ def _commands(setup: Setup) -> dict[str, list[str]]:
             audit_log_path=f"{_IN}/{AUDIT_LOG}",
             audit_log_mode="batch",  # nobody waits for the file
             audit_log_batch_max_wait="200ms",
-            audit_log_maxsize="200",
+            audit_log_maxsize="1000",
             audit_log_maxbackup="1",
             client_ca_file=f"{_PKI}/ca.crt",
             tls_cert_file=f"{_PKI}/apiserver.crt",

@@ -14,7 +14,7 @@ import yaml
 from corral.api.attempt import EXTENSION, IDENTITY_FILE, WORKER_AUDIENCE, WORKER_PORT
 from tests.cluster import processes
 from tests.cluster.conftest import fresh_namespace
-from tests.cluster.harness import OPERATOR, Json, why
+from tests.cluster.harness import Json, why
 from tests.cluster.lab import SYSTEM, Lab, agent, operator_metrics, operators, step, workflow
 
 CANARY = "sk-canary-3f9a1c77e0"
@@ -194,50 +194,6 @@ def test_worker_pods_are_restricted_and_their_token_opens_nothing(lab: Lab) -> N
         address = f"--server={server['cluster']['server']}"
         done = lab.cluster.kubectl(*words, address, "--insecure-skip-tls-verify", check=False)
         assert "Unauthorized" in done.stderr + done.stdout
-
-
-EXPECTED_RIGHTS = {
-    "models.corral.dev": "get list watch",
-    "agents.corral.dev": "get list watch",
-    "workflows.corral.dev": "create delete get list patch watch",
-    "workflowtemplates.corral.dev": "get list watch",
-    "cronworkflows.corral.dev": "get list watch",
-    "approvalrequests.corral.dev": "create get list watch",
-    "agentpools.corral.dev": "create delete get list watch",
-    "models.corral.dev/status": "update",
-    "agents.corral.dev/status": "update",
-    "agentpools.corral.dev/status": "update",
-    "workflows.corral.dev/status": "update",
-    "cronworkflows.corral.dev/status": "update",
-    "configmaps": "get",
-    "priorityclasses.scheduling.k8s.io": "get",
-    "pods": "create delete get list watch",
-    "events": "list",
-    "events.events.k8s.io": "create",
-    "leases.coordination.k8s.io": "create get update",
-    "serviceaccounts/token": "create",
-    "services/proxy": "get",
-}
-"""Every right of the operator's account. list and watch are kopf's, and of the sweep for ghosts;
-get is for what conflicts; the rest are passes', the Events', the Lease's and the tokens'.
-services/proxy is everybody's, and for one name: the artifacts of the operator's Service."""
-
-
-def test_the_operators_account_has_the_rights_that_it_uses_and_none_on_secrets() -> None:
-    as_operator = ("--as", OPERATOR)
-    listed = SYSTEM.kubectl("auth", "can-i", "--list", "--no-headers", *as_operator).stdout
-    found: dict[str, set[str]] = {}
-    for line in listed.splitlines():
-        resource, verbs = line.split()[0], line[line.rindex("[") + 1 : line.rindex("]")]
-        if not resource.startswith(("[", "selfsubject")):
-            found.setdefault(resource, set()).update(verbs.split())
-    assert {name: " ".join(sorted(verbs)) for name, verbs in found.items()} == EXPECTED_RIGHTS
-    for verb in ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"):
-        for scope in ("--all-namespaces", "--namespace=corral-system"):
-            done = SYSTEM.kubectl(
-                "auth", "can-i", verb, "secrets", scope, *as_operator, check=False
-            )
-            assert done.stdout.strip() == "no"
 
 
 def test_a_key_appears_nowhere_but_at_the_provider(lab: Lab) -> None:
