@@ -30,6 +30,9 @@ _ISSUER = f"https://kubernetes.default.svc.{DOMAIN}"
 # The one PersistentVolume (manifests/overlays/embedded): there is no provisioner.
 VOLUME = "lib/volumes/artifacts"
 
+# What the operator's account asked the API server for, one JSON object a line.
+AUDIT_LOG = "log/audit.log"
+
 _IN = "/run/corral"
 _PKI = f"{_IN}/pki"
 _SOCKET = "/run/containerd/containerd.sock"
@@ -76,6 +79,7 @@ def write(setup: Setup) -> str:
     (etc / "Corefile").write_text(_corefile())
     (etc / "resolv.conf").write_text(f"nameserver {setup.numbers.node}\n")
     (etc / "masquerade.nft").write_text(_MASQUERADE)
+    (etc / "audit.yaml").write_text(yaml.safe_dump(_AUDIT))
     return kubeconfig
 
 
@@ -164,6 +168,12 @@ def _commands(setup: Setup) -> dict[str, list[str]]:
             authorization_mode="Node,RBAC",
             enable_admission_plugins="NodeRestriction",
             allow_privileged="true",
+            audit_policy_file=f"{_IN}/etc/audit.yaml",
+            audit_log_path=f"{_IN}/{AUDIT_LOG}",
+            audit_log_mode="batch",  # nobody waits for the file
+            audit_log_batch_max_wait="200ms",
+            audit_log_maxsize="1000",
+            audit_log_maxbackup="1",
             client_ca_file=f"{_PKI}/ca.crt",
             tls_cert_file=f"{_PKI}/apiserver.crt",
             tls_private_key_file=f"{_PKI}/apiserver.key",
@@ -338,6 +348,22 @@ table ip corral {{
   }}
 }}
 """
+
+
+# Which rights the operator uses is compared with those that it has (tests/cluster/test_rights.py).
+_AUDIT = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {
+            "level": "Metadata",
+            "users": ["system:serviceaccount:corral-system:corral-operator"],
+            "omitManagedFields": True,
+        },
+        {"level": "None"},
+    ],
+}
 
 
 def _corefile() -> str:

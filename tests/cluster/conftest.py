@@ -19,6 +19,7 @@ ALONE = frozenset(
         "test_nested_and_loops",
         "test_outputs",
         "test_pools",
+        "test_rights",
         "test_security",
         "test_templates",
         "test_tools",

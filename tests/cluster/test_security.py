@@ -1,14 +1,20 @@
 """What a cluster's users, pods and workers can't do."""
 
 import json
+import os
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import yaml
 
+from corral.api.attempt import EXTENSION, IDENTITY_FILE, WORKER_AUDIENCE, WORKER_PORT
+from tests.cluster import processes
 from tests.cluster.conftest import fresh_namespace
-from tests.cluster.harness import OPERATOR, Json, why
+from tests.cluster.harness import Json, why
 from tests.cluster.lab import SYSTEM, Lab, agent, operator_metrics, operators, step, workflow
 
 CANARY = "sk-canary-3f9a1c77e0"
@@ -111,26 +117,26 @@ def test_no_pod_without_the_operators_token_for_it_gets_anything_from_a_worker(l
     assert json.loads(answered[1])["draining"] is False
 
 
-def _from_a_pod(lab: Lab, calls: list[Json], audience: str) -> list[tuple[int, str]]:
-    """Makes calls from a pod of a user in the same namespace, with tokens of its own account."""
+def _program(name: str, audience: str, source: str, *arguments: str) -> Json:
+    """A pod of a user that runs Python, with tokens of its own account in /tokens."""
     projected = [
         {"serviceAccountToken": {"path": "plain"}},
         {"serviceAccountToken": {"path": "aimed", "audience": audience}},
     ]
     container = {
-        "name": "caller",
+        "name": name,
         "image": "localhost/corral:dev",
-        "command": ["/opt/corral/bin/python", "-c", CALLER, json.dumps(calls)],
+        "command": ["/opt/corral/bin/python", "-c", source, *arguments],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [{"name": "tokens", "mountPath": "/tokens"}],
     }
-    pod = {
+    return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "caller"},
+        "metadata": {"name": name},
         "spec": {
             "restartPolicy": "Never",
             "securityContext": {
@@ -143,6 +149,11 @@ def _from_a_pod(lab: Lab, calls: list[Json], audience: str) -> list[tuple[int, s
             "volumes": [{"name": "tokens", "projected": {"sources": projected}}],
         },
     }
+
+
+def _from_a_pod(lab: Lab, calls: list[Json], audience: str) -> list[tuple[int, str]]:
+    """Makes calls from a pod of a user in the same namespace."""
+    pod = _program("caller", audience, CALLER, json.dumps(calls))
     lab.cluster.apply(yaml.safe_dump(pod))
     ended = lab.cluster.wait(
         "pod", "caller", lambda p: p["status"]["phase"] in ("Succeeded", "Failed"), "ended"
@@ -153,16 +164,16 @@ def _from_a_pod(lab: Lab, calls: list[Json], audience: str) -> list[tuple[int, s
     return answers
 
 
-def test_worker_pods_are_restricted_and_have_no_account(lab: Lab) -> None:
+def test_worker_pods_are_restricted_and_their_token_opens_nothing(lab: Lab) -> None:
     for pod in lab.workers():
         spec = pod["spec"]
         [container] = spec["containers"]
         security = container["securityContext"]
         assert spec["automountServiceAccountToken"] is False
-        sources = [
-            source for v in spec["volumes"] for source in v.get("projected", {}).get("sources", [])
-        ]
-        assert sources == []
+        [identity] = [v for v in spec["volumes"] if "projected" in v]
+        [source] = identity["projected"]["sources"]
+        assert source["serviceAccountToken"]["audience"] == WORKER_AUDIENCE
+        assert set(container["resources"]["limits"]) >= {"memory"}
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert security["readOnlyRootFilesystem"] is True
         assert security["allowPrivilegeEscalation"] is False
@@ -177,50 +188,12 @@ def test_worker_pods_are_restricted_and_have_no_account(lab: Lab) -> None:
         assert found.stdout == ""
         done = lab.cluster.kubectl("exec", name, "--", "touch", "/opt/x", check=False)
         assert "Read-only file system" in done.stderr
-
-
-EXPECTED_RIGHTS = {
-    "models.corral.dev": "get list watch",
-    "agents.corral.dev": "get list watch",
-    "workflows.corral.dev": "create delete get list patch watch",
-    "workflowtemplates.corral.dev": "get list watch",
-    "cronworkflows.corral.dev": "get list watch",
-    "approvalrequests.corral.dev": "create get list watch",
-    "agentpools.corral.dev": "create delete get list watch",
-    "models.corral.dev/status": "update",
-    "agents.corral.dev/status": "update",
-    "agentpools.corral.dev/status": "update",
-    "workflows.corral.dev/status": "update",
-    "cronworkflows.corral.dev/status": "update",
-    "configmaps": "get",
-    "priorityclasses.scheduling.k8s.io": "get",
-    "pods": "create delete get list watch",
-    "events": "list",
-    "events.events.k8s.io": "create",
-    "leases.coordination.k8s.io": "create get update",
-    "serviceaccounts/token": "create",
-    "services/proxy": "get",
-}
-"""Every right of the operator's account. list and watch are kopf's, and of the sweep for ghosts;
-get is for what conflicts; the rest are passes', the Events', the Lease's and the tokens'.
-services/proxy is everybody's, and for one name: the artifacts of the operator's Service."""
-
-
-def test_the_operators_account_has_the_rights_that_it_uses_and_none_on_secrets() -> None:
-    as_operator = ("--as", OPERATOR)
-    listed = SYSTEM.kubectl("auth", "can-i", "--list", "--no-headers", *as_operator).stdout
-    found: dict[str, set[str]] = {}
-    for line in listed.splitlines():
-        resource, verbs = line.split()[0], line[line.rindex("[") + 1 : line.rindex("]")]
-        if not resource.startswith(("[", "selfsubject")):
-            found.setdefault(resource, set()).update(verbs.split())
-    assert {name: " ".join(sorted(verbs)) for name, verbs in found.items()} == EXPECTED_RIGHTS
-    for verb in ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"):
-        for scope in ("--all-namespaces", "--namespace=corral-system"):
-            done = SYSTEM.kubectl(
-                "auth", "can-i", verb, "secrets", scope, *as_operator, check=False
-            )
-            assert done.stdout.strip() == "no"
+        token = lab.cluster.kubectl("exec", name, "--", "cat", IDENTITY_FILE).stdout.strip()
+        words = ("auth", "whoami", f"--token={token}", "--kubeconfig=/dev/null")
+        server = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())["clusters"][0]
+        address = f"--server={server['cluster']['server']}"
+        done = lab.cluster.kubectl(*words, address, "--insecure-skip-tls-verify", check=False)
+        assert "Unauthorized" in done.stderr + done.stdout
 
 
 def test_a_key_appears_nowhere_but_at_the_provider(lab: Lab) -> None:
@@ -286,3 +259,98 @@ def test_a_pod_that_says_it_is_a_worker_is_given_no_work(lab: Lab) -> None:
     log = SYSTEM.kubectl("logs", operators()[0]["metadata"]["name"], "--since=30s").stdout
     assert "attempt" not in log or "impostor" not in log
     lab.cluster.kubectl("delete", "pod", "impostor", "--force", "--grace-period=0")
+
+
+# Answers whatever a worker is asked as that worker would, and shows a good token: its own.
+IMPOSTOR = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Impostor(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        uid = self.headers.get("Corral-Worker-UID")
+        print(self.path, flush=True)
+        if self.path == "/message:send":
+            asked = body["message"]
+            report = {"attemptID": asked["messageId"], "podUID": uid, "agentRevision": "any"}
+            answer = {"task": {
+                "id": asked["messageId"], "contextId": asked["contextId"],
+                "status": {"state": "TASK_STATE_COMPLETED"}, "metadata": {sys.argv[1]: report},
+                "artifacts": [{"artifactId": "output", "parts": [{"text": "forged"}]}],
+            }}
+        else:
+            answer = {"podUID": uid, "epoch": 1, "draining": False, "free": 9, "attempts": []}
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Corral-Worker-Identity", open("/tokens/aimed").read().strip())
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(content)
+    do_GET = do_POST
+    def log_message(self, *args): pass
+
+ThreadingHTTPServer(("", 8080), Impostor).serve_forever()
+"""
+
+
+@contextmanager
+def _answered_by(address: str) -> Iterator[None]:
+    """The operator's new connections to any worker lead there: as if it had that worker's address.
+
+    The rule is in the network namespace of the operator's pod.
+    """
+    [pod] = operators()
+    inside = ["nsenter", f"--target={processes.of_pod(pod)[0]}", "--net", "nft"]
+    rules = f"""
+    table ip impostor {{
+      chain output {{
+        type nat hook output priority -100;
+        tcp dport {WORKER_PORT} dnat to {address}:{WORKER_PORT}
+      }}
+    }}
+    """
+    subprocess.run([*inside, "-f", "-"], input=rules, text=True, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*inside, "delete", "table", "ip", "impostor"], check=True)
+
+
+def test_who_answers_at_a_workers_address_is_not_believed(lab: Lab) -> None:
+    program = _program("stranger", WORKER_AUDIENCE, IMPOSTOR, EXTENSION)
+    lab.cluster.apply(yaml.safe_dump(program))
+    pod = lab.cluster.wait(
+        "pod", "stranger", lambda p: p["status"]["phase"] == "Running", "running"
+    )
+    [operator] = operators()
+
+    def told() -> str:
+        return SYSTEM.kubectl("logs", operator["metadata"]["name"], "--since=60s").stdout
+
+    def sent() -> int:
+        return lab.cluster.kubectl("logs", "stranger").stdout.count("/message:send")
+
+    with _answered_by(pod["status"]["podIP"]):
+        # A new worker: to it there is no connection from before.
+        objects = agent("lured", model="secret")
+        lab.cluster.apply(yaml.safe_dump_all(objects))
+        lab.ready("lured", 1)
+        lab.start(workflow("lured", step("one", agent="lured")))
+        deadline = time.monotonic() + 30
+        while sent() < 2:
+            assert time.monotonic() < deadline, "the stranger was not asked twice"
+            time.sleep(0.1)
+        waiting = lab.cluster.get("workflow", "lured")["status"]
+        assert waiting["phase"] == "Running"
+        assert "forged" not in json.dumps(waiting)
+        [worker] = lab.workers("lured")
+        said = f"the answer is not signed by {worker['metadata']['name']}: its token is another pod"
+        assert said in told()
+    done = lab.cluster.finished("lured")
+    assert done["status"]["phase"] == "Succeeded", why(done, "Succeeded")
+    assert done["status"]["steps"][0]["output"].startswith("A simulated answer")
+    lab.cluster.kubectl("delete", "pod", "stranger", "--force", "--grace-period=0")

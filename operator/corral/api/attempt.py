@@ -23,6 +23,11 @@ HEADER_WORKER_UID = "Corral-Worker-UID"
 HEADER_EPOCH = "Corral-Epoch"
 """The leader's Lease epoch; a worker refuses one lower than the highest it has seen."""
 
+HEADER_IDENTITY = "Corral-Worker-Identity"
+"""In answers to verified calls: the token by which the worker shows which pod it is."""
+WORKER_AUDIENCE = "corral.dev/operator"
+"""Whom that token is for: it is worth nothing at the API server."""
+
 ACK_PATH = "/corral/v1/ack"
 INVENTORY_PATH = "/corral/v1/inventory"
 DRAIN_PATH = "/corral/v1/drain"
@@ -199,6 +204,9 @@ KEYS_DIR = "/etc/corral/keys"
 HEADERS_DIR = "/etc/corral/headers"
 """``<HEADERS_DIR>/<tool's name>/<header's name>`` holds the value of a header for a tool's MCP
 server; read at every connection."""
+
+IDENTITY_FILE = "/etc/corral/identity/token"
+"""The pod's token for ``WORKER_AUDIENCE``; the kubelet renews it."""
 
 META_EFFECT_KEY = "corral.dev/effect-key"
 """In a tool call's ``_meta``: ``<effect key>/<tool>/<hash of the arguments>/<ordinal>``. Every

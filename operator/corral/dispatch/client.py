@@ -1,6 +1,7 @@
 """One worker, over A2A 1.0's HTTP+JSON binding and corral's own endpoints."""
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,7 @@ from corral.api.attempt import (
     DRAIN_PATH,
     EXTENSION,
     HEADER_EPOCH,
+    HEADER_IDENTITY,
     HEADER_WORKER_UID,
     INVENTORY_PATH,
     REFUSALS,
@@ -25,6 +27,8 @@ from corral.api.attempt import (
 from corral.plan.expressions import compact_json, whole_numbers
 from corral.plan.observed import Payload
 from corral.plan.state import Worker, effect_key
+
+log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 25
 _TIMEOUT = httpx.Timeout(35.0, connect=2.0)
@@ -43,7 +47,7 @@ _FINAL = frozenset(
 
 
 class WorkerUnreachableError(Exception):
-    """No answer, or none that could be read: the call may or may not have arrived."""
+    """No answer, none that could be read, or another's: the call may or may not have arrived."""
 
 
 class RefusedError(Exception):
@@ -88,20 +92,27 @@ class Task:
 
 
 class WorkerClient:
-    """Calls to workers. ``token`` gives the token for a pod UID, ``epoch`` the leader's epoch.
+    """Calls to workers. All raise ``RefusedError`` and ``WorkerUnreachableError``.
 
-    ``token`` may raise ``WorkerUnreachableError``; ``refused_token`` is told that a worker took a
-    token for none. All calls raise ``RefusedError`` and ``WorkerUnreachableError``.
+    Args:
+        token: the token for a pod UID; may raise ``WorkerUnreachableError``.
+        epoch: the leader's epoch.
+        doubt: why the token of an answer does not show that the pod of that UID sent it, as the
+            end of a sentence; None if it does. What is doubted is not looked at.
+        refused_token: is told that a worker took a token for none.
     """
 
     def __init__(
         self,
         token: Callable[[str], Awaitable[str]],
         epoch: Callable[[], int],
+        doubt: Callable[[str, str], Awaitable[str | None]],
         refused_token: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._token = token
         self._epoch = epoch
+        self._doubt = doubt
+        self._strangers: set[str] = set()
         self._refused_token = refused_token
         # aiohttp's transport: httpx' own pool costs 20 ms of CPU a call with 128 calls open.
         self._http = HttpxAiohttpClient(
@@ -196,6 +207,14 @@ class WorkerClient:
             # The worker's clock or its keys differ from ours for now: another token may do.
             self._refused_token(worker.uid)
             raise WorkerUnreachableError(f"{method} {path}: the worker refused the token")
+        # Refusals as well: a stranger could depose this operator by one.
+        doubt = await self._doubt(worker.uid, response.headers.get(HEADER_IDENTITY, ""))
+        if doubt:
+            why = f"the answer is not signed by {worker.pod}: {doubt}"
+            if worker.uid not in self._strangers:
+                self._strangers.add(worker.uid)
+                log.warning("%s", why)
+            raise WorkerUnreachableError(f"{method} {path}: {why}")
         if response.status_code >= 400:
             raise _refused(response.status_code, answer)
         return answer if isinstance(answer, dict) else {}

@@ -22,6 +22,8 @@ LIFETIME = 3600
 RENEW_BEFORE = 900.0
 KEYS_PERIOD = 600.0
 """Seconds after which the API server's public keys are read again."""
+KEYS_RETRY = 10.0
+"""Seconds between two attempts to read them."""
 
 
 class Tokens:
@@ -34,6 +36,7 @@ class Tokens:
         self._locks: dict[str, asyncio.Lock] = {}
         self._jwks: dict[str, Any] | None = None
         self._read_at = 0.0
+        self._tried_at = float("-inf")
         self._issuer = ""
 
     async def token(self, pod_uid: str) -> str:
@@ -81,16 +84,22 @@ class Tokens:
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         self._jwks, self._issuer, self._read_at = jwks, claims["iss"], time.monotonic()
 
-    async def identity(self) -> OperatorIdentity:
+    async def identity(self, max_age: float = KEYS_PERIOD) -> OperatorIdentity:
         """What a worker needs in order to know this operator's tokens.
 
         The keys are read again now and then: when the API server has got others, workers are of
         another revision, and those that do not know the new keys are replaced.
 
+        Args:
+            max_age: seconds that the keys may be old, if the API server answers.
+
         Raises:
             ApiError: the API server's keys can't be read, and never could.
         """
-        if self._jwks is None or time.monotonic() - self._read_at > KEYS_PERIOD:
+        now = time.monotonic()
+        again = now - self._read_at > max_age and now - self._tried_at > KEYS_RETRY
+        if self._jwks is None or again:
+            self._tried_at = now
             try:
                 await self._read_keys()
             except ApiError as error:

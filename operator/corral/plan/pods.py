@@ -9,8 +9,10 @@ from corral.api.attempt import (
     CONFIG_FILE,
     HEADERS_DIR,
     HEALTH_PATH,
+    IDENTITY_FILE,
     KEYS_DIR,
     READY_PATH,
+    WORKER_AUDIENCE,
     WORKER_PORT,
     OperatorIdentity,
     WorkerConfig,
@@ -33,7 +35,9 @@ _RESOURCES = {
     "requests": {"cpu": "50m", "memory": "160Mi"},
     "limits": {"memory": "512Mi"},
 }
-_OWN_ENV = ("POD_UID", "POD_NAME")
+_IDENTITY_SECONDS = 3600
+_OWN_ENV = ("POD_UID", "POD_NAME", "CORRAL_WORKER_")
+"""Variables whose names begin so are not the user's to set."""
 _RESERVED = ("corral.dev/", "app.kubernetes.io/", "kubernetes.io/", "pod-security.kubernetes.io/")
 
 
@@ -69,9 +73,9 @@ def pod_template(
 
     ``image_revision`` tells images apart that have the same name, such as ``corral:dev``.
 
-    The pod is restricted (non-root, read-only root, no capabilities, no service-account token),
+    The pod is restricted (non-root, read-only root, no capabilities, no token for the API server),
     and holds only the keys of its agent's models and the headers of its tools, as files that the
-    kubelet mounts.
+    kubelet mounts; and a token by which the operator knows its answers.
     """
     user = pool.template
     labels = _allowed(user.labels or {}) | worker_labels(config.agent_name, pool_name)
@@ -105,6 +109,21 @@ def pod_template(
                             },
                         }
                     ]
+                },
+            },
+            {
+                "name": "identity",
+                "projected": {
+                    "defaultMode": 0o440,
+                    "sources": [
+                        {
+                            "serviceAccountToken": {
+                                "audience": WORKER_AUDIENCE,
+                                "expirationSeconds": _IDENTITY_SECONDS,
+                                "path": IDENTITY_FILE.rsplit("/", 1)[1],
+                            }
+                        }
+                    ],
                 },
             },
             {"name": "tmp", "emptyDir": {}},
@@ -156,7 +175,11 @@ def _container(pool: PoolSpec, image: str) -> dict[str, Any]:
         "env": [
             {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-            *(variable.to_json() for variable in user.env or [] if variable.name not in _OWN_ENV),
+            *(
+                variable.to_json()
+                for variable in user.env or []
+                if not variable.name.startswith(_OWN_ENV)
+            ),
         ],
         "resources": _resources(user.resources),
         "securityContext": {
@@ -170,6 +193,7 @@ def _container(pool: PoolSpec, image: str) -> dict[str, Any]:
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_FILE.rsplit("/", 1)[0], "readOnly": True},
+            {"name": "identity", "mountPath": IDENTITY_FILE.rsplit("/", 1)[0], "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
         ],
     }

@@ -28,6 +28,7 @@ from corral.kube.client import (
     Kind,
     Kube,
 )
+from corral.kube.identities import Identities
 from corral.kube.lease import Lease
 from corral.kube.tokens import Tokens
 from corral.plan.names import OPERATOR, WORKER_SELECTOR
@@ -70,7 +71,10 @@ class Controller:
         self._deposed = asyncio.Event()
         tokens = Tokens(kube, namespace)
         kube.may_write = lambda: self.lease.held
-        self._client = WorkerClient(self._token, lambda: self.lease.epoch, tokens.forget)
+        self._identities = Identities(tokens, kube.now)
+        self._client = WorkerClient(
+            self._token, lambda: self.lease.epoch, self._identities.doubt, tokens.forget
+        )
         attempts = Attempts(self._client, self._pod_gone, self._deposed.set)
         self.world = World(
             kube=kube,
@@ -158,6 +162,7 @@ class Controller:
         self.world.attempts.worker_gone(uid)
         self.world.slots.withdraw(uid)
         self.world.tokens.forget(uid)
+        self._identities.forget(uid)
 
     async def _token(self, pod_uid: str) -> str:
         try:

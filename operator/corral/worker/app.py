@@ -14,11 +14,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corral.api.attempt import (
     ACK_PATH,
     DRAIN_PATH,
+    HEADER_IDENTITY,
     HEALTH_PATH,
     INVENTORY_PATH,
     METRICS_PATH,
@@ -38,6 +39,7 @@ from corral.worker.card import agent_card
 from corral.worker.gate import LEASE_SECONDS, Gate
 from corral.worker.handler import WorkerRequestHandler
 from corral.worker.headers import HeaderSource, missing_header, no_headers
+from corral.worker.identity import IdentitySource, anonymous
 from corral.worker.keys import KeySource, missing_key
 from corral.worker.metrics import WorkerMetrics
 from corral.worker.refusals import to_a2a
@@ -64,6 +66,7 @@ class Worker:
         keys: from a Model's name to its API key.
         identity: reads the operator's identity again, when its keys may have changed.
         headers: from a tool's and a header's name to the header's value.
+        shown: the token that answers to verified calls carry.
     """
 
     def __init__(
@@ -74,10 +77,12 @@ class Worker:
         identity: Callable[[], OperatorIdentity] | None = None,
         now: Callable[[], float] = time,
         headers: HeaderSource = no_headers,
+        shown: IdentitySource = anonymous,
     ) -> None:
         self.config = config
         self._keys = keys
         self._headers = headers
+        self._shown = shown
         self.metrics = WorkerMetrics()
         self.runtime = AgentRuntime(
             config.agent, config.agent_name, config.models, keys, headers, self.metrics.tool_ended
@@ -137,7 +142,7 @@ class Worker:
             *create_jsonrpc_routes(handler, DEFAULT_RPC_URL),
             *create_rest_routes(handler),
         ]
-        return _Guard(Starlette(routes=routes), self._verifier)
+        return _Guard(Starlette(routes=routes), self._verifier, self._shown)
 
     async def _health(self, request: Request) -> Response:
         return PlainTextResponse("ok")
@@ -185,11 +190,15 @@ class Worker:
 
 
 class _Guard:
-    """Answers 401, always in the same words, before anything of a request is read."""
+    """Answers 401, always in the same words, before anything of a request is read.
 
-    def __init__(self, app: ASGIApp, verifier: TokenVerifier) -> None:
+    Answers to calls that it lets pass say who the worker is, and nobody else is told.
+    """
+
+    def __init__(self, app: ASGIApp, verifier: TokenVerifier, shown: IdentitySource) -> None:
         self._app = app
         self._verifier = verifier
+        self._shown = shown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
@@ -197,10 +206,26 @@ class _Guard:
             headers = dict(cast("list[tuple[bytes, bytes]]", scope["headers"]))
             if not self._verifier.accepts(headers.get(b"authorization", b"").decode("latin-1")):
                 app = JSONResponse(_UNAUTHORIZED, 401, headers={"WWW-Authenticate": "Bearer"})
-            elif _too_large(headers.get(b"content-length", b"0")):
-                body = {"error": {"code": 413, "message": "The request is too large."}}
-                app = JSONResponse(body, 413)
+            else:
+                send = _signed(send, self._shown())
+                if _too_large(headers.get(b"content-length", b"0")):
+                    body = {"error": {"code": 413, "message": "The request is too large."}}
+                    app = JSONResponse(body, 413)
         await app(scope, receive, send)
+
+
+def _signed(send: Send, token: str | None) -> Send:
+    """Puts the token into the answer's headers."""
+    if token is None:
+        return send
+    header = (HEADER_IDENTITY.lower().encode(), token.encode("latin-1", errors="replace"))
+
+    async def signed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], header]}
+        await send(message)
+
+    return signed
 
 
 def _too_large(length: bytes) -> bool:

@@ -22,6 +22,7 @@ import uvloop
 from corral.api.attempt import (
     CONFIG_FILE,
     HEADERS_DIR,
+    IDENTITY_FILE,
     KEYS_DIR,
     WORKER_PORT,
     OperatorIdentity,
@@ -29,11 +30,13 @@ from corral.api.attempt import (
 from corral.telemetry.logs import configure_logging
 from corral.worker.app import Worker, read_config
 from corral.worker.headers import FileHeaders
+from corral.worker.identity import FileIdentity
 from corral.worker.keys import FileKeys
 
 CONFIG_ENV = "CORRAL_WORKER_CONFIG"
 KEYS_ENV = "CORRAL_WORKER_KEYS"
 HEADERS_ENV = "CORRAL_WORKER_HEADERS"
+IDENTITY_ENV = "CORRAL_WORKER_IDENTITY"
 PORT_ENV = "CORRAL_WORKER_PORT"
 POD_UID_ENV = "POD_UID"
 
@@ -143,7 +146,7 @@ def main() -> int:
     """Runs a worker from its environment and configuration file; gives the exit code.
 
     Environment: POD_UID; optional CORRAL_WORKER_CONFIG, CORRAL_WORKER_KEYS,
-    CORRAL_WORKER_HEADERS, CORRAL_WORKER_PORT.
+    CORRAL_WORKER_HEADERS, CORRAL_WORKER_IDENTITY, CORRAL_WORKER_PORT.
     """
     configure_logging(os.environ.get("CORRAL_LOG_LEVEL", "info"))
     logging.captureWarnings(True)  # libraries' warnings as JSON lines too
@@ -163,6 +166,7 @@ def main() -> int:
             FileKeys(os.environ.get(KEYS_ENV, KEYS_DIR)),
             identity,
             headers=FileHeaders(os.environ.get(HEADERS_ENV, HEADERS_DIR)),
+            shown=FileIdentity(os.environ.get(IDENTITY_ENV, IDENTITY_FILE)),
         )
         listener = listen(int(os.environ.get(PORT_ENV, WORKER_PORT)))
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corral.api.attempt import EXTENSION, AttemptReport
+from corral.api.attempt import EXTENSION, HEADER_IDENTITY, AttemptReport
 from corral.api.errors import ErrorClass
 from corral.dispatch import attempts as module
 from corral.dispatch.attempts import Attempts
@@ -20,7 +20,7 @@ from corral.dispatch.client import WorkerClient, WorkerUnreachableError
 from corral.plan.observed import Payload, Result
 from corral.plan.state import Consumption, Worker
 from tests.unit.kube.fake_api import served
-from tests.unit.worker.bench import REVISION, UID, Operator, token, working
+from tests.unit.worker.bench import REVISION, SHOWN, UID, Operator, token, working
 
 A = "run.step.0.1.1"
 
@@ -36,7 +36,7 @@ class Bench:
         self.tokens = 0
         self.no_token_for = 0
         self.results: list[Result] = []
-        self.client = WorkerClient(self._token, lambda: self.epoch)
+        self.client = WorkerClient(self._token, lambda: self.epoch, self._doubt)
         self.attempts = Attempts(self.client, self._is_gone, self._depose)
 
     async def _token(self, uid: str) -> str:
@@ -44,6 +44,9 @@ class Bench:
         if self.tokens <= self.no_token_for:
             raise WorkerUnreachableError("no token")
         return token()
+
+    async def _doubt(self, uid: str, shown: str) -> str | None:
+        return None if (uid, shown) == (UID, SHOWN) else "it has no token"
 
     async def _is_gone(self, worker: Worker) -> bool:
         return self.gone
@@ -87,7 +90,8 @@ async def bench(**changes: Any) -> AsyncIterator[tuple[Bench, Operator]]:
 async def answering(*answers: Any) -> AsyncIterator[Bench]:
     """A worker that has gone wrong: it gives these answers, the last one for ever.
 
-    An answer is (status, JSON or bytes), or None for a connection that is cut.
+    An answer is (status, JSON or bytes[, what it shows of itself]), or None for a connection that
+    is cut.
     """
     left = list(answers)
 
@@ -97,9 +101,14 @@ async def answering(*answers: Any) -> AsyncIterator[Bench]:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        status, body = answer
+        status, body, shown = (*answer, SHOWN)[:3]
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return web.Response(status=status, body=raw, content_type="application/json")
+        return web.Response(
+            status=status,
+            body=raw,
+            content_type="application/json",
+            headers={HEADER_IDENTITY: shown},
+        )
 
     async with served(handle) as url:
         made = Bench(url)
@@ -260,6 +269,41 @@ async def test_an_unreadable_answer_is_asked_for_again(answer: Any) -> None:
     async with answering(answer, answer, (200, task())) as made:
         made.follow()
         assert (await made.result()).output == "out"
+
+
+def refusal(reason: str) -> Any:
+    return {"error": {"message": "no", "details": [{"reason": reason}]}}
+
+
+@pytest.mark.parametrize("shown", ["", "the-token-of-another-pod"])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, {"task": {**task()["task"], "artifacts": [{"parts": [{"text": "forged"}]}]}}),
+        (200, task("TASK_STATE_FAILED")),
+        (412, refusal("StaleEpoch")),
+        (421, refusal("WrongWorker")),
+        (410, refusal("Tombstoned")),
+        (404, refusal("TaskNotFound")),
+        (500, {}),
+    ],
+)
+async def test_an_answer_of_a_stranger_is_no_answer(status: int, body: Any, shown: str) -> None:
+    async with answering((status, body, shown), (200, task())) as made:
+        made.follow()
+        result = await made.result()
+        assert (result.output, result.error, made.deposed) == ("out", None, False)
+
+
+async def test_a_stranger_who_stays_is_given_up_once_the_pod_is_known_to_be_gone() -> None:
+    async with answering((200, task(), "")) as made:
+        made.follow()
+        await asyncio.sleep(0.3)
+        assert made.results == []
+        with pytest.raises(WorkerUnreachableError, match="not signed by w: it has no token"):
+            await made.client.inventory(made.worker)
+        made.gone = True
+        assert (await made.result()).error is ErrorClass.WORKER_LOST
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from corral.api.agent import AgentSpec
-from corral.api.attempt import OperatorIdentity, WorkerConfig
+from corral.api.attempt import IDENTITY_FILE, OperatorIdentity, WorkerConfig
 from corral.api.model import ModelSpec
 from corral.api.pool import PoolSpec
 from corral.plan.agent import agent_problems, model_problems, models_used, revision
@@ -35,7 +35,7 @@ def pod(agent: object = None, model: object = None, **pool: object) -> dict[str,
     return pod_manifest(template, pod_revision(template), "p-1", 0, "p", "uid")
 
 
-def test_a_worker_pod_is_restricted_and_has_no_token() -> None:
+def test_a_worker_pod_is_restricted_and_has_no_token_for_the_api_server() -> None:
     spec = pod()["spec"]
     assert spec["automountServiceAccountToken"] is False
     assert spec["restartPolicy"] == "Never"
@@ -48,6 +48,21 @@ def test_a_worker_pod_is_restricted_and_has_no_token() -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def test_the_only_token_in_a_worker_pod_is_for_the_operator() -> None:
+    spec = pod()["spec"]
+    tokens = [
+        source["serviceAccountToken"]
+        for volume in spec["volumes"]
+        for source in volume.get("projected", {}).get("sources", [])
+    ]
+    assert tokens == [
+        {"audience": "corral.dev/operator", "expirationSeconds": 3600, "path": "token"}
+    ]
+    mounts = {mount["name"]: mount for mount in spec["containers"][0]["volumeMounts"]}
+    assert mounts["identity"]["mountPath"] + "/token" == IDENTITY_FILE
+    assert mounts["identity"]["readOnly"] is True
 
 
 def test_a_key_is_mounted_and_written_nowhere() -> None:
@@ -76,7 +91,11 @@ def test_users_shape_pods_but_not_what_is_ours() -> None:
             "annotations": {"note": "hi", "corral.dev/worker-config": "{}"},
             "nodeSelector": {"disk": "fast"},
             "tolerations": [{"key": "gpu", "operator": "Exists"}],
-            "env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
+            "env": [
+                {"name": "HTTPS_PROXY", "value": "http://proxy"},
+                {"name": "CORRAL_WORKER_CONFIG", "value": "/tmp/mine"},
+                {"name": "POD_UID", "value": "another"},
+            ],
             "resources": {"limits": {"memory": "1Gi"}},
         }
     )
@@ -90,6 +109,8 @@ def test_users_shape_pods_but_not_what_is_ours() -> None:
     assert made["spec"]["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
     (container,) = made["spec"]["containers"]
     assert {"name": "HTTPS_PROXY", "value": "http://proxy"} in container["env"]
+    names = [variable["name"] for variable in container["env"]]
+    assert names == ["POD_UID", "POD_NAME", "HTTPS_PROXY"]
     assert container["resources"]["limits"] == {"memory": "1Gi"}
     assert container["resources"]["requests"]
 

@@ -20,6 +20,8 @@ UID = "11111111-2222-3333-4444-555555555555"
 ISSUER = "https://kubernetes.default.svc"
 SUBJECT = "system:serviceaccount:corral-system:corral-operator"
 REVISION = "rev-1"
+SHOWN = "the-token-of-this-pod"
+"""What the worker shows in its answers."""
 
 
 @cache
@@ -180,7 +182,7 @@ async def working(
     keys: Callable[[str], str | None] = lambda model: None, **changes: Any
 ) -> AsyncIterator[Operator]:
     """A served worker."""
-    worker = Worker(config(**changes), UID, keys)
+    worker = Worker(config(**changes), UID, keys, shown=lambda: SHOWN)
     async with (
         serving(worker.app()) as url,
         httpx.AsyncClient(base_url=url, timeout=20) as client,
