@@ -157,6 +157,7 @@ class Controller:
         self.world.attempts.worker_gone(uid)
         self.world.slots.withdraw(uid)
         self.world.tokens.forget(uid)
+        self.world.contacts.forget(uid)
 
     async def _token(self, pod_uid: str) -> str:
         try:
@@ -265,6 +266,7 @@ class Controller:
         except (WorkerUnreachableError, TimeoutError, ApiError) as error:
             log.info("no inventory of %s: %s", worker.pod, error)
             return
+        self.world.contacts.heard(worker.uid, inventory)
         if not sweep:
             return
         unknown = [
