@@ -160,6 +160,11 @@ class PoolSpec(Resource):
     """Steps that one worker runs at once."""
     drain_timeout: Duration = "2m"
     """How long a worker may finish its steps before it is stopped."""
+    on_worker_lost: Literal["Retry", "Wait", "Fail"] = "Retry"
+    """What becomes of the steps of a worker that has not answered for a minute and whose node
+    Kubernetes calls unreachable: they may still run there. Retry: they are tried again on another
+    worker, and may overlap. Wait: for the worker, until it comes back or is certainly gone. Fail:
+    they fail with WorkerLost."""
     strategy: RolloutStrategy = Field(default_factory=RolloutStrategy)
     """How workers are replaced when the agent changes."""
     template: PodTemplate = Field(default_factory=PodTemplate)
@@ -174,11 +179,13 @@ class PoolStatus(Resource):
     replicas: int = 0
     """Workers there are."""
     ready_replicas: int = 0
-    """Workers that take steps."""
+    """Workers that take steps, of whatever revision."""
+    updated_replicas: int = 0
+    """Workers of the newest revision."""
     busy_replicas: int = 0
     """Workers that run a step."""
     queued_steps: int = 0
-    """Steps that wait for a worker."""
+    """Steps that wait for a worker; where an Agent has several pools, this one's part."""
     running_steps: int = 0
     """Steps that run."""
     desired_replicas: int = 0

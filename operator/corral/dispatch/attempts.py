@@ -8,6 +8,7 @@ every pass (``follow``, ``cancel``), so that nothing depends on what an earlier 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
@@ -44,6 +45,8 @@ class Attempts:
         self._gone = gone
         self._stale_epoch = stale_epoch
         self._following: dict[str, asyncio.Task[None]] = {}
+        self._awaited: dict[str, tuple[Worker, Deliver]] = {}
+        """Who gets the results of what is followed."""
         self._cancelling: dict[str, asyncio.Task[None]] = {}
         self._acks: dict[str, tuple[Worker, set[str]]] = {}
         self._ack_tasks: dict[str, asyncio.Task[None]] = {}
@@ -77,7 +80,9 @@ class Attempts:
         work = self._follow(payload, book, deliver, correlation_id)
         task = asyncio.create_task(work, name=payload.attempt_id)
         self._following[payload.attempt_id] = task
+        self._awaited[payload.attempt_id] = (payload.worker, deliver)
         task.add_done_callback(lambda _: self._following.pop(payload.attempt_id, None))
+        task.add_done_callback(lambda _: self._awaited.pop(payload.attempt_id, None))
 
     async def _follow(
         self, payload: Payload, book: Book, deliver: Deliver, correlation_id: str | None
@@ -169,12 +174,26 @@ class Attempts:
             for old in [key for key, event in self._lost.items() if event.is_set()][: gone // 2]:
                 del self._lost[old]
 
+    def worker_lost(self, worker: Worker, *, retried: bool) -> None:
+        """Gives up what is followed on a worker that may still run it, and can't be reached."""
+        for attempt_id, (on, deliver) in list(self._awaited.items()):
+            if on.uid != worker.uid:
+                continue
+            self._following.pop(attempt_id).cancel()
+            del self._awaited[attempt_id]
+            message = f"worker {worker.pod} and its node can't be reached; this may still run there"
+            if retried:
+                message += " and may overlap with the next attempt"
+            lost = _lost(attempt_id, worker, ErrorClass.WORKER_LOST, message)
+            deliver(replace(lost, unreachable=True, final=not retried))
+
     def _lost_event(self, uid: str) -> asyncio.Event:
         return self._lost.setdefault(uid, asyncio.Event())
 
     def cancel(self, attempt_id: str, worker: Worker, book: Book, deliver: Deliver | None) -> None:
         """Cancels; ``deliver`` gets what was used. Without it the result is acknowledged unread."""
         followed = self._following.pop(attempt_id, None)
+        self._awaited.pop(attempt_id, None)
         if followed is not None:
             followed.cancel()
         if attempt_id in self._cancelling:

@@ -94,9 +94,15 @@ def absorb(p: Pass) -> None:
         before = node.model_copy(update={"used": node.used.model_copy()})
         node.used.add(result.used)
         p.frames.values.forget_cost()
+        if result.unreachable:
+            give_up(p, frame, spec, step, index)
+            node.overlap = result.message
         node.rest()
         try:
-            if result.error is not None:
+            if result.final:
+                note_failure(node, result.error or ErrorClass.INTERNAL, result.message, p.now)
+                retry(p, node, None)
+            elif result.error is not None:
                 _failed(p, spec, node, result.attempt_id, result.error, result.message)
             elif result.input_required is not None:
                 _ask(p, frame, spec, index, node, result)
@@ -265,6 +271,8 @@ def start(p: Pass, slots: Mapping[str, Slot]) -> tuple[dict[str, Payload], bool]
                 "message": None,
             }
         )
+        if slot.agent_revision != p.agents[want.agent].revision:
+            draft.memo = None  # its key names the newest revision, which this worker is not of
         step.nodes[index] = draft
         try:
             content = _content(frame, spec, step, index)

@@ -84,6 +84,10 @@ class Result:
     message: str = ""
     input_required: InputRequired | None = None
     """Set where people have to approve tool calls before it can go on."""
+    unreachable: bool = False
+    """Whether its worker was lost, and may run it still."""
+    final: bool = False
+    """Whether the item fails with it, whatever may be retried."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The pods of a pool, as manifests."""
 
+import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -266,6 +267,21 @@ def _mount_headers(spec: dict[str, Any], tools: Sequence[Tool]) -> None:
         spec["containers"][0]["volumeMounts"].append(
             {"name": "headers", "mountPath": HEADERS_DIR, "readOnly": True}
         )
+
+
+def config_of(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pod's worker was told, as ``WorkerConfig`` writes it; empty if that can't be read."""
+    text = (pod["metadata"].get("annotations") or {}).get(ANNOTATION_CONFIG)
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def knows_caller(config: Mapping[str, Any], newest: Mapping[str, Any]) -> bool:
+    """Whether a worker of an old revision takes the tokens that the operator has now."""
+    return bool(config.get("agentRevision")) and config.get("operator") == newest.get("operator")
 
 
 def pod_revision(template: Mapping[str, Any]) -> str:

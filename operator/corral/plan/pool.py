@@ -6,12 +6,16 @@ window when it shrinks (Kubernetes' HPA does the same):
     recommended = clamp(ceil((queued + running) / targetStepsPerReplica), min, max)
     desired     = the highest recommendation within scaleDownStabilization
 
-Without it ``spec.replicas`` rules. Pods of another revision take no new work; they go once they
-are idle, or when ``drainTimeout`` is over. A pod that goes is told to drain first.
+Without it ``spec.replicas`` rules. What waits for an Agent is divided among its pools.
+
+Workers of an old revision take work until enough new ones are ready: of all workers that take
+work, ``desired - maxUnavailable`` stay ready, and none is made beyond ``desired + maxSurge`` pods.
+What goes takes nothing new, and is deleted once it is idle, or when ``drainTimeout`` is over.
+A worker that is lost counts for nothing: another is made in its place.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from corral.api.pool import PoolSpec
@@ -19,6 +23,8 @@ from corral.api.types import seconds
 from corral.plan.names import pod_name
 
 FAILURE_BACKOFF_LIMIT = 60.0
+HAND_OVER = 0.5
+"""Seconds for which an idle worker stays that takes nothing new: what was claimed may arrive."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,26 @@ class PodView:
     """Attempts that run there, or whose results are not acknowledged."""
     problem: str = ""
     """Why it does not start, in a sentence."""
-    url: str = ""
+    draining: bool = False
+    """The worker was told to drain: it takes nothing new, ever."""
+    lost: bool = False
+    """Neither its node nor the worker itself can be reached; it may come back."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it counts as one of the pool's workers."""
+        return not (self.ended or self.deleting or self.lost)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the pools of an Agent, as far as work is divided among them."""
+
+    name: str
+    headroom: int | None
+    """Steps that it may still grow for; None where it does not scale itself."""
+    failing: bool = False
+    """Whether its workers can't start."""
 
 
 @dataclass
@@ -64,6 +89,8 @@ class PoolPlan:
     """(pod name, slot)."""
     drain: list[PodView]
     delete: list[PodView]
+    room: int
+    """How many may be made before any of those that are to be deleted is."""
     wake: float | None
     problem: str = ""
 
@@ -72,9 +99,13 @@ def recommended(spec: PoolSpec, steps: int) -> int:
     """The number of workers for ``steps`` queued and running steps, without hysteresis."""
     if spec.autoscaling is None:
         return spec.replicas
-    target = spec.autoscaling.target_steps_per_replica or spec.concurrency
-    needed = math.ceil(steps / target)
+    needed = math.ceil(steps / _target(spec))
     return max(spec.autoscaling.min_replicas, min(needed, spec.autoscaling.max_replicas))
+
+
+def _target(spec: PoolSpec) -> int:
+    own = spec.autoscaling.target_steps_per_replica if spec.autoscaling else None
+    return own or spec.concurrency
 
 
 def desired_replicas(spec: PoolSpec, steps: int, memory: PoolMemory, now: float) -> int:
@@ -113,16 +144,17 @@ def plan_pool(
     if spec.autoscaling is not None and desired > recommended(spec, steps):
         held = max(until for until, value in memory.recommendations if value == desired)
         wake.append(held + seconds(spec.autoscaling.scale_down_stabilization) + 0.05)
-    delete = [pod for pod in pods if pod.ended and not pod.deleting]
-    active = [pod for pod in pods if not pod.ended and not pod.deleting]
-    current = [pod for pod in active if pod.revision == revision]
-    leaving = [pod for pod in active if pod.revision != revision]
-    leaving += sorted(current, key=_goes_first)[: max(0, len(current) - desired)]
-    gone = {pod.uid for pod in pods}
-    stays = {pod.uid for pod in current} - {pod.uid for pod in leaving}
-    for uid in list(memory.draining_since):
-        if uid not in gone or uid in stays:
-            del memory.draining_since[uid]
+    delete = [
+        pod
+        for pod in pods
+        if not pod.deleting and (pod.ended or (pod.lost and spec.on_worker_lost != "Wait"))
+    ]
+    active = [pod for pod in pods if pod.active]
+    staying, leaving = _sorted_out(spec, desired, revision, active, memory)
+    going = {pod.uid for pod in leaving}
+    memory.draining_since = {
+        uid: since for uid, since in memory.draining_since.items() if uid in going
+    }
     drain = []
     for pod in leaving:
         since = memory.draining_since.setdefault(pod.uid, now)
@@ -131,10 +163,9 @@ def plan_pool(
             delete.append(pod)
         else:
             drain.append(pod)
-            wake.append(min(due, now + 1) if pod.busy == 0 else due)
-    surge = max(spec.strategy.max_surge, 0 if spec.strategy.max_unavailable else 1)
-    staying = [pod for pod in current if pod not in leaving]
-    room = desired + surge - len(active) + sum(pod in delete for pod in active)
+            wake.append(min(due, now + HAND_OVER) if pod.busy == 0 else due)
+    most = desired + spec.strategy.max_surge
+    room = most - sum(pod not in delete for pod in active)
     missing = max(0, min(desired - len(staying), room))
     create: list[tuple[str, int]] = []
     if missing and memory.not_before > now:
@@ -142,12 +173,83 @@ def plan_pool(
     elif missing:
         create = _places(pool, pool_uid, revision, pods, staying, missing)
     problem = next((pod.problem for pod in pods if pod.problem and pod.revision == revision), "")
-    return PoolPlan(desired, create, drain, delete, min(wake, default=None), problem)
+    left = max(0, most - len(active))
+    return PoolPlan(desired, create, drain, delete, left, min(wake, default=None), problem)
 
 
-def _goes_first(pod: PodView) -> tuple[bool, int, float, str]:
-    """Scale-down takes what is not ready, then the least busy, then the youngest; ties by name."""
-    return (pod.ready, pod.busy, -pod.created, pod.name)
+def _sorted_out(
+    spec: PoolSpec, desired: int, revision: str, active: Sequence[PodView], memory: PoolMemory
+) -> tuple[list[PodView], list[PodView]]:
+    """The workers of the newest revision that stay, and those of any that leave.
+
+    In neither are those of old revisions that go on taking work for now: as many as the ready new
+    ones are short of ``desired - maxUnavailable``.
+    """
+    current = sorted((p for p in active if p.revision == revision and not p.draining), key=_stays)
+    old = sorted((p for p in active if p.revision != revision and not p.draining), key=_stays)
+    ready = min(desired, sum(pod.ready for pod in current))
+    short = max(0, desired - spec.strategy.max_unavailable - ready)
+    # One that is leaving already is the last to be asked back.
+    serving = sorted((p for p in old if p.ready), key=lambda p: p.uid in memory.draining_since)
+    serving = serving[:short]
+    room = max(ready, desired + spec.strategy.max_surge - len(serving))
+    staying = current[: min(desired, room)]
+    kept = {pod.uid for pod in (*staying, *serving)}
+    return staying, [pod for pod in active if pod.uid not in kept]
+
+
+def demand(pods: Sequence[PodView], memory: PoolMemory) -> int:
+    """The steps that run on workers that stay: what leaves needs no place any more."""
+    return sum(
+        pod.busy
+        for pod in pods
+        if pod.active and not pod.draining and pod.uid not in memory.draining_since
+    )
+
+
+def headroom(spec: PoolSpec, running: int) -> int | None:
+    """How many more steps a pool may grow for; None where it does not scale itself."""
+    if spec.autoscaling is None:
+        return None
+    return max(0, spec.autoscaling.max_replicas * _target(spec) - running)
+
+
+def divide(queued: int, pools: Sequence[Member]) -> dict[str, int]:
+    """What waits for an Agent, divided among its pools: by name, adds up to ``queued``.
+
+    Pools that scale themselves get it in proportion to how far they may still grow, and no more
+    than that. One whose workers can't start gets nothing while another can take it. What is left
+    over is shared evenly: by the pools that somebody else scales, else by all.
+    """
+    shares = dict.fromkeys((pool.name for pool in pools), 0)
+    left = queued
+    for failing in (False, True):
+        able = {p.name: p.headroom for p in pools if p.headroom and p.failing is failing}
+        parts = _proportionally(min(left, sum(able.values())), able)
+        for name, part in parts.items():
+            shares[name] += part
+            left -= part
+    rest = [p.name for p in pools if p.headroom is None] or list(shares)
+    for name, part in _proportionally(left, dict.fromkeys(rest, 1)).items():
+        shares[name] += part
+    return shares
+
+
+def _proportionally(amount: int, weights: Mapping[str, int]) -> dict[str, int]:
+    """An amount in parts, by largest remainders; ties by name."""
+    total = sum(weights.values())
+    if not total:
+        return {}
+    parts = {name: amount * weight // total for name, weight in weights.items()}
+    remainders = sorted(weights, key=lambda name: (-(amount * weights[name] % total), name))
+    for name in remainders[: amount - sum(parts.values())]:
+        parts[name] += 1
+    return parts
+
+
+def _stays(pod: PodView) -> tuple[bool, int, float, str]:
+    """Those that stay first: the ready, then the busiest, then the oldest; ties by name."""
+    return (not pod.ready, -pod.busy, pod.created, pod.name)
 
 
 def _remember_failures(pods: Sequence[PodView], memory: PoolMemory, now: float) -> None:

@@ -172,6 +172,8 @@ class Node(_Phased):
     used: Consumption = Field(default_factory=Consumption)
     errors: list[Failure] = Field(default_factory=list)
     """The last attempts that failed."""
+    overlap: str | None = None
+    """In a sentence: what was given up, and may have gone on beside a later attempt."""
     iteration: int = 1
     attempts_before: int = 0
     """Attempts of the iterations that are over."""

@@ -168,7 +168,7 @@ def _row(p: Pass, spec: StepSpec, step: Step) -> StepRow:
                 short_output(node.output) if node.stored is None else _shown(p, None, node.stored)
             )
         row.reason = row.reason or node.reason
-        row.message = row.message or node.message
+        row.message = row.message or node.message or node.overlap
     return row
 
 

@@ -163,6 +163,7 @@ class Controller:
         self.world.slots.withdraw(uid)
         self.world.tokens.forget(uid)
         self._identities.forget(uid)
+        self.world.contacts.forget(uid)
 
     async def _token(self, pod_uid: str) -> str:
         try:
@@ -271,6 +272,7 @@ class Controller:
         except (WorkerUnreachableError, TimeoutError, ApiError) as error:
             log.info("no inventory of %s: %s", worker.pod, error)
             return
+        self.world.contacts.heard(worker.uid, inventory)
         if not sweep:
             return
         unknown = [

@@ -10,9 +10,26 @@ from corral.kube.events import post_event
 from corral.plan.conditions import condition, merge
 from corral.plan.names import LABEL_REVISION, LABEL_SLOT, selector, worker_labels
 from corral.plan.observed import AgentView
-from corral.plan.pods import pod_manifest, pod_revision, pod_template, worker_config
-from corral.plan.pool import PodView, PoolMemory, PoolPlan, plan_pool
+from corral.plan.pods import (
+    config_of,
+    knows_caller,
+    pod_manifest,
+    pod_revision,
+    pod_template,
+    worker_config,
+)
+from corral.plan.pool import (
+    Member,
+    PodView,
+    PoolMemory,
+    PoolPlan,
+    demand,
+    divide,
+    headroom,
+    plan_pool,
+)
 from corral.plan.times import parse
+from corral.reconcile.contacts import UNREACHABLE_AFTER, node_unreachable
 from corral.reconcile.following import worker_of
 from corral.reconcile.pod_problems import PodProblems, end_of
 from corral.reconcile.queue import RetryLaterError
@@ -35,6 +52,8 @@ class Pools:
         self._world = world
         self._memory: dict[ObjectKey, PoolMemory] = {}
         self._written: dict[ObjectKey, float] = {}
+        self._headroom: dict[ObjectKey, int | None] = {}
+        """As of each pool's last pass; None where it does not scale itself."""
         self._problems = PodProblems(world)
 
     async def reconcile(self, key: ObjectKey) -> None:
@@ -73,28 +92,59 @@ class Pools:
         await self._problems.look(key, self._pods_of(key, uid))
         pods = self._pods_of(key, uid)
         memory = self._remembered(key, pods)
+        queued = self._part_of_queue(key, spec, pods, memory)
         plan = plan_pool(
             key[1],
             uid,
             spec,
             revision,
             pods,
-            self._world.slots.queued(agent_key),
-            sum(pod.busy for pod in pods if pod.revision == revision),
+            queued,
+            demand(pods, memory),
             memory,
             self._world.kube.now(),
         )
-        await self._act(key, obj, spec, template, revision, plan)
+        self._give_up_lost(key, spec, pods)
+        await self._act(key, obj, agent_key, template, revision, plan)
         pods = self._pods_of(key, uid)
-        offered = self._offer_ready(key, uid, spec, agent_key, revision, memory)
+        offered = self._offer_ready(key, uid, spec, agent_key, revision, template, memory)
         self._tell_capacity(key, agent_key, Capacity(offered, plan.problem))
-        await self._status(key, obj, spec, revision, pods, plan)
+        await self._status(key, obj, spec, revision, pods, plan, queued)
         if plan.wake is not None:
             self._world.wake.pool(key, max(0.05, plan.wake - self._world.kube.now()))
 
     def _pods_of(self, key: ObjectKey, uid: str) -> list[PodView]:
         """The pool's pods, and none that an earlier pool of that name left to be collected."""
         return [self._pod_view(pod) for pod in self._world.pods.of_pool(key, uid)]
+
+    def _part_of_queue(
+        self, key: ObjectKey, spec: PoolSpec, pods: list[PodView], memory: PoolMemory
+    ) -> int:
+        """What of the steps that wait for the Agent is this pool's to make workers for."""
+        agent = (key[0], spec.agent_ref.name)
+        queued = self._world.slots.queued(agent)
+        self._headroom[key] = headroom(spec, demand(pods, memory))
+        capacity = self._world.capacity.get(agent, {})
+        members = [
+            Member(name, self._headroom[(key[0], name)], bool(found and found.problem))
+            for name in self._world.pools_of(agent)
+            if (key[0], name) in self._headroom
+            for found in [capacity.get(name)]
+        ]
+        return divide(queued, members)[key[1]]
+
+    def _give_up_lost(self, key: ObjectKey, spec: PoolSpec, pods: list[PodView]) -> None:
+        """Has what ran on lost workers be decided on, and looks again at those that are silent."""
+        for pod in pods:
+            raw = self._world.pods.by_uid(pod.uid)
+            if raw is None or pod.ended or not node_unreachable(raw):
+                continue
+            if not pod.lost:
+                silent = self._world.contacts.silent_for(pod.uid)
+                self._world.wake.pool(key, max(0.05, UNREACHABLE_AFTER - silent))
+            elif spec.on_worker_lost != "Wait":
+                retried = spec.on_worker_lost == "Retry"
+                self._world.attempts.worker_lost(worker_of(raw), retried=retried)
 
     def _remembered(self, key: ObjectKey, pods: list[PodView]) -> PoolMemory:
         """In a new term what is there counts as recommended, until the runs have been read."""
@@ -138,6 +188,10 @@ class Pools:
             deleting=bool(meta.get("deletionTimestamp")),
             busy=self._world.slots.held_on(uid) + self._world.attempts.unacked(uid),
             problem=end_of(pod) if ended else ("" if ready else self._problems.of(uid)),
+            draining=self._world.contacts.draining(uid),
+            lost=not ended
+            and node_unreachable(pod)
+            and self._world.contacts.silent_for(uid) >= UNREACHABLE_AFTER,
         )
 
     def _offer_ready(
@@ -147,26 +201,38 @@ class Pools:
         spec: PoolSpec,
         agent_key: ObjectKey,
         revision: str,
+        template: Json,
         memory: PoolMemory,
     ) -> bool:
-        """Puts what the pods can take into the slot table, and wakes who waits for it."""
-        _, agent = self._world.agent_readiness(agent_key)
-        agent_revision = self._world.agent_revision(agent_key) if agent else ""
+        """Puts what the pods can take into the slot table, and wakes who waits for it.
+
+        A worker of an old revision takes attempts of its own revision of the Agent, and as many as
+        it was made for.
+        """
+        newest = config_of(template)
         offered_any = False
         for pod in self._world.pods.of_pool(key, uid):
             view = self._pod_view(pod)
             if view.ended:
                 self._world.slots.withdraw(view.uid)
                 continue
+            updated = view.revision == revision
+            config = newest if updated else config_of(pod)
             offered = (
                 view.ready
                 and not view.deleting
-                and view.revision == revision
+                and not view.draining
                 and view.uid not in memory.draining_since
+                and (updated or knows_caller(config, newest))
             )
             offered_any = offered_any or offered
             self._world.slots.offer(
-                worker_of(pod), agent_key, agent_revision, spec.concurrency, offered
+                worker_of(pod),
+                agent_key,
+                config.get("agentRevision", ""),
+                config.get("concurrency", spec.concurrency),
+                offered,
+                updated,
             )
         if offered_any:
             for workflow in self._world.slots.waiting_for([agent_key]):
@@ -189,25 +255,26 @@ class Pools:
         self,
         key: ObjectKey,
         obj: Json,
-        spec: PoolSpec,
+        agent_key: ObjectKey,
         template: Json,
         revision: str,
         plan: PoolPlan,
     ) -> None:
         world = self._world
-        for pod in plan.drain:
-            raw = world.pods.by_uid(pod.uid)
-            if pod.ready and raw is not None:
-                world.slots.offer(worker_of(raw), (key[0], spec.agent_ref.name), "", 1, False)
+        for pod in (*plan.drain, *plan.delete):
+            world.slots.close(pod.uid)
+        room = plan.room
         for pod in plan.delete:
             raw = world.pods.by_uid(pod.uid)
             if raw is not None and pod.ready and not await self._drained(key, raw, pod):
                 continue
             await world.kube.delete(PODS, key[0], pod.name, pod.uid)
-        for name, slot in plan.create:
+            room += pod.active
+        for name, slot in plan.create[:room]:
             body = pod_manifest(template, revision, name, slot, key[1], obj["metadata"]["uid"])
             try:
                 world.pods.see(await world.kube.create(PODS, key[0], body))
+                self._observe_reaction(agent_key)
             except ApiError as error:
                 if error.conflict:
                     world.pods.see(await world.kube.get(PODS, key[0], name))
@@ -215,11 +282,17 @@ class Pools:
                 if error.status in (400, 403, 422):
                     reason = f"pods can't be made: {error}"
                     told = Capacity(False, reason[:512])
-                    self._tell_capacity(key, (key[0], spec.agent_ref.name), told)
+                    self._tell_capacity(key, agent_key, told)
                     await self._write_status(
                         key, obj, _status(obj), Reason.POD_FAILED, reason[:1024]
                     )
                 raise
+
+    def _observe_reaction(self, agent: ObjectKey) -> None:
+        """How long the steps waited for a pod to be made for them, without its start."""
+        waited = self._world.slots.unanswered(agent)
+        if waited is not None:
+            metrics.POOL_REACTION.labels(agent[0]).observe(waited)
 
     async def _drained(self, key: ObjectKey, raw: Json, pod: PodView) -> bool:
         """Tells a worker to drain; whether it holds nothing (or its time is over)."""
@@ -228,6 +301,7 @@ class Pools:
         except (RefusedError, WorkerUnreachableError) as error:
             log.warning("%s can't be drained, it is deleted: %s", pod.name, error)
             return True
+        self._world.contacts.heard(pod.uid, inventory)
         if pod.busy == 0 and inventory.attempts:
             self._world.wake.pool(key, 0.5)
             return False
@@ -268,15 +342,18 @@ class Pools:
         revision: str,
         pods: list[PodView],
         plan: PoolPlan,
+        queued: int,
     ) -> None:
-        active = [pod for pod in pods if not pod.ended and not pod.deleting]
+        active = [pod for pod in pods if pod.active]
+        draining = self._memory[key].draining_since
         current = [pod for pod in active if pod.revision == revision]
         ready = [pod for pod in current if pod.ready]
         status = PoolStatus(
             replicas=len(active),
-            ready_replicas=len(ready),
+            ready_replicas=sum(pod.ready and pod.uid not in draining for pod in active),
+            updated_replicas=len(current),
             busy_replicas=sum(pod.busy > 0 for pod in active),
-            queued_steps=self._world.slots.queued((key[0], spec.agent_ref.name)),
+            queued_steps=queued,
             running_steps=sum(self._world.slots.held_on(pod.uid) for pod in active),
             desired_replicas=plan.desired,
             selector=selector(worker_labels(spec.agent_ref.name, key[1])),
@@ -284,7 +361,8 @@ class Pools:
         if plan.problem:
             reason, message = Reason.POD_FAILED, plan.problem
         elif len(current) < len(active):
-            reason, message = Reason.ROLLING_OUT, f"{len(ready)} of {plan.desired} workers ready"
+            reason = Reason.ROLLING_OUT
+            message = f"{len(ready)} of {plan.desired} workers are ready in the new revision"
         elif len(ready) < plan.desired:
             reason, message = Reason.SCALING, f"{len(ready)} of {plan.desired} workers ready"
         else:
@@ -354,6 +432,7 @@ class Pools:
     def _forget(self, key: ObjectKey) -> None:
         self._memory.pop(key, None)
         self._written.pop(key, None)
+        self._headroom.pop(key, None)
         metrics.forget_pool(*key)
         for pod in self._world.pods.of_pool(key):
             self._world.slots.close(pod["metadata"]["uid"])

@@ -2,7 +2,7 @@
 
 Slots live in memory. They are reserved before the status write that starts an attempt, freed by
 the one that ends it, and rebuilt from the statuses after a restart. A worker is offered only
-while it is ready, not draining, and of its pool's current revision.
+while it is ready and not draining. One of an old revision gets what the new ones have no place for.
 
 Slots are shared among the workflows that want the same agent, so that a wide fan-out cannot starve
 its neighbours. With ``fair = capacity / contenders``, at least one:
@@ -42,6 +42,7 @@ class _WorkerSlots:
     revision: str
     capacity: int
     offered: bool
+    updated: bool
     held: set[str] = field(default_factory=set)
 
     @property
@@ -63,6 +64,8 @@ class Slots:
         """Those that are not 0."""
         self._turns: dict[tuple[AgentKey, WorkflowKey], float] = {}
         """Since when a workflow has held slots of an agent."""
+        self._queues: dict[AgentKey, tuple[int, float]] = {}
+        """How many attempts waited for an agent when that was most, and since when."""
 
     def offer(
         self,
@@ -71,8 +74,15 @@ class Slots:
         revision: str,
         capacity: int,
         offered: bool,
+        updated: bool = True,
     ) -> None:
-        """Tells of a worker, or of a change of it; ``offered`` is False while it takes no work."""
+        """Tells of a worker, or of a change of it.
+
+        Args:
+            revision: of the Agent, as the worker knows it.
+            offered: False while it takes no work.
+            updated: False if its pool is replacing it.
+        """
         known = self._workers.get(worker.uid)
         held = (
             known.held
@@ -81,7 +91,9 @@ class Slots:
         )
         if known is not None and known.agent != agent:
             self._of_agent[known.agent].discard(worker.uid)
-        self._workers[worker.uid] = _WorkerSlots(worker, agent, revision, capacity, offered, held)
+        self._workers[worker.uid] = _WorkerSlots(
+            worker, agent, revision, capacity, offered, updated, held
+        )
         self._of_agent[agent].add(worker.uid)
 
     def close(self, uid: str) -> None:
@@ -114,7 +126,7 @@ class Slots:
             waiting = self._waiting[agent]
             allowed = self._allowance(agent, key)
             line = [
-                (len(slots.held) / slots.capacity, slots.worker.pod, uid)
+                (not slots.updated, len(slots.held) / slots.capacity, slots.worker.pod, uid)
                 for uid in self._of_agent[agent]
                 if (slots := self._workers[uid]).free > 0
             ]
@@ -124,20 +136,22 @@ class Slots:
                     slots = self._workers[self._held[want.attempt_id][1].uid]
                     granted[want.attempt_id] = Slot(slots.worker, slots.revision)
             for want in [want for want in wanted if want.attempt_id not in granted][:allowed]:
-                slots = self._workers[line[0][2]]
+                slots = self._workers[line[0][-1]]
                 slots.held.add(want.attempt_id)
                 self._held[want.attempt_id] = (key, slots.worker)
                 self._of_workflow[key].add(want.attempt_id)
                 granted[want.attempt_id] = Slot(slots.worker, slots.revision)
                 if slots.free > 0:
                     load = len(slots.held) / slots.capacity
-                    heapq.heapreplace(line, (load, slots.worker.pod, slots.worker.uid))
+                    place = (not slots.updated, load, slots.worker.pod, slots.worker.uid)
+                    heapq.heapreplace(line, place)
                 else:
                     heapq.heappop(line)
             # Waiting again at the end of the line is what makes the sharing go round.
             waiting.pop(key, None)
             if unmet := sum(want.attempt_id not in granted for want in wanted):
                 waiting[key] = unmet
+            self._note_rise(agent)
             if any(want.attempt_id in granted for want in wanted):
                 self._turns.setdefault((agent, key), self._clock())
             elif not self._shares(agent)[key]:
@@ -232,6 +246,21 @@ class Slots:
     def queued(self, agent: AgentKey) -> int:
         """Attempts that would start if the agent had more slots."""
         return sum(self._waiting.get(agent, {}).values())
+
+    def _note_rise(self, agent: AgentKey) -> None:
+        queued = self.queued(agent)
+        if not queued:
+            self._queues.pop(agent, None)
+        elif queued > self._queues.get(agent, (0, 0.0))[0]:
+            self._queues[agent] = (queued, self._clock())
+
+    def unanswered(self, agent: AgentKey) -> float | None:
+        """Seconds since more attempts waited for an agent than ever, the first time it is asked."""
+        queued, since = self._queues.get(agent, (0, 0.0))
+        if not since:
+            return None
+        self._queues[agent] = (queued, 0.0)
+        return self._clock() - since
 
     def capacity(self, agent: AgentKey) -> int:
         """Attempts that the agent's workers may run at once."""

@@ -28,6 +28,7 @@ from corral.plan.observed import AgentView, Rates
 from corral.plan.state import Consumption, priced
 from corral.plan.validate import Problem
 from corral.plan.views import fallback_of, rates_of, view_of
+from corral.reconcile.contacts import Contacts
 from corral.reconcile.flights import Flights
 from corral.reconcile.library import Library
 from corral.reconcile.slots import Slots, WorkflowKey
@@ -94,6 +95,7 @@ class World:
     budgets: Budgets = field(default_factory=Budgets)
     flights: Flights = field(default_factory=Flights)
     slots: Slots = field(default_factory=Slots)
+    contacts: Contacts = field(default_factory=Contacts)
     workflows: Store = field(default_factory=Store)
     agents: Store = field(default_factory=Store)
     models: Store = field(default_factory=Store)
@@ -221,13 +223,17 @@ class World:
             resets_at=self.budgets.resets_at(key),
         )
 
+    def pools_of(self, agent: ObjectKey) -> dict[str, Json]:
+        """The specs of the pools that name an Agent, by name."""
+        return {
+            pool["metadata"]["name"]: pool["spec"]
+            for pool in self.pools.in_namespace(agent[0])
+            if (pool.get("spec") or {}).get("agentRef", {}).get("name") == agent[1]
+        }
+
     def capacity_problem(self, key: ObjectKey, spec: AgentSpec) -> tuple[Reason, str]:
         """Why the Agent has no worker and gets none, in a sentence; empty if that isn't so."""
-        pools = {
-            pool["metadata"]["name"]: pool["spec"]
-            for pool in self.pools.in_namespace(key[0])
-            if (pool.get("spec") or {}).get("agentRef", {}).get("name") == key[1]
-        }
+        pools = self.pools_of(key)
         if not pools:
             if spec.default_pool == "Enabled":
                 return Reason.READY, ""

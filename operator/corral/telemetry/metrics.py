@@ -41,7 +41,15 @@ POOL_REPLICAS = Gauge(
     ["namespace", "pool", "state"],
 )
 POOL_STEPS = Gauge(
-    "corral_pool_steps", "Attempts of a pool: queued, running.", ["namespace", "pool", "state"]
+    "corral_pool_steps",
+    "Attempts of a pool: running, and its part of those that are queued for its Agent.",
+    ["namespace", "pool", "state"],
+)
+POOL_REACTION = Histogram(
+    "corral_pool_reaction_seconds",
+    "From a pass that found no place for steps to the first pod that was made for them.",
+    ["namespace"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
 ARTIFACT_CALLS = Counter(
     "corral_artifact_store_calls_total",

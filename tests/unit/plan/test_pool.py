@@ -1,67 +1,12 @@
 """How pools grow, shrink, roll out and give up: the planner run against a fleet in memory."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from corral.api.pool import PoolSpec
-from corral.plan.pool import PodView, PoolMemory, PoolPlan, plan_pool, recommended
-
-
-def spec(**fields: object) -> PoolSpec:
-    return PoolSpec.model_validate({"agentRef": {"name": "a"}, **fields})
-
-
-def autoscaled(low: int = 0, high: int = 10, target: int | None = None) -> PoolSpec:
-    scaling = {"minReplicas": low, "maxReplicas": high, "scaleDownStabilization": "60s"}
-    if target is not None:
-        scaling["targetStepsPerReplica"] = target
-    return spec(autoscaling=scaling, concurrency=4)
-
-
-@dataclass
-class Fleet:
-    """Pods that become ready two seconds after they were made, and go when they are deleted."""
-
-    pool: PoolSpec
-    revision: str = "r1"
-    now: float = 1000.0
-    pods: dict[str, PodView] = field(default_factory=dict)
-    memory: PoolMemory = field(default_factory=PoolMemory)
-    busy: dict[str, int] = field(default_factory=dict)
-    made: int = 0
-    most: int = 0
-
-    def tick(self, queued: int = 0, seconds: float = 1.0) -> PoolPlan:
-        for name, pod in self.pods.items():
-            ready = self.now - pod.created >= 2
-            self.pods[name] = replace(pod, ready=ready, busy=self.busy.get(name, 0))
-        plan = plan_pool(
-            "p", "uid", self.pool, self.revision, list(self.pods.values()),
-            queued, sum(self.busy.values()), self.memory, self.now,
-        )  # fmt: skip
-        for pod in plan.delete:
-            del self.pods[pod.name]
-            self.busy.pop(pod.name, None)
-        for name, slot in plan.create:
-            assert name not in self.pods
-            self.made += 1
-            self.pods[name] = PodView(
-                name, f"uid-{self.made}", self.revision, slot, self.now, False, False, False, 0
-            )
-        self.most = max(self.most, len(self.pods))
-        self.now += seconds
-        return plan
-
-    def settle(self, queued: int = 0, seconds: int = 30) -> PoolPlan:
-        for _ in range(seconds):
-            plan = self.tick(queued)
-        return plan
-
-    def revisions(self) -> set[str]:
-        return {pod.revision for pod in self.pods.values()}
+from corral.plan.pool import Member, divide, headroom, recommended
+from tests.unit.plan.fleet import Fleet, autoscaled, spec
 
 
 @pytest.mark.parametrize(
@@ -202,49 +147,78 @@ def test_why_a_pod_does_not_start_is_told() -> None:
     assert fleet.tick().problem == "ErrImagePull"
 
 
-@settings(deadline=None, max_examples=150, derandomize=True)
-@given(
-    st.integers(0, 5),
-    st.integers(1, 3),
-    st.lists(
-        st.one_of(
-            st.tuples(st.just("replicas"), st.integers(0, 6)),
-            st.tuples(st.just("revision"), st.integers(1, 3)),
-            st.tuples(st.just("die"), st.integers(0, 5)),
-            st.tuples(st.just("busy"), st.integers(0, 5)),
-            st.tuples(st.just("wait"), st.integers(1, 8)),
-        ),
-        max_size=12,
-    ),
-)
-def test_whatever_happens_a_pool_comes_to_what_its_spec_says(
-    replicas: int, surge: int, events: list[tuple[str, int]]
-) -> None:
-    def pool(count: int) -> PoolSpec:
-        return spec(
-            replicas=count, drainTimeout="20s", strategy={"maxSurge": surge, "maxUnavailable": 0}
-        )
+def test_a_worker_that_was_told_to_drain_is_never_asked_back() -> None:
+    fleet = Fleet(spec(replicas=2))
+    fleet.settle(seconds=5)
+    youngest = max(fleet.pods, key=lambda name: (fleet.pods[name].created, name))
+    fleet.clings.add(youngest)
+    fleet.pool = spec(replicas=1)
+    fleet.settle(seconds=5)
+    assert fleet.pods[youngest].draining
+    fleet.pool = spec(replicas=2)
+    fleet.settle(seconds=5)
+    assert len(fleet.serving()) == 2, "another was made in its place"
+    fleet.clings.clear()
+    fleet.settle(seconds=5)
+    assert youngest not in fleet.pods
+    assert len(fleet.pods) == 2
 
-    fleet = Fleet(pool(replicas))
-    for event, value in events:
-        names = sorted(fleet.pods)
-        if event == "replicas":
-            replicas = value
-            fleet.pool = pool(value)
-        elif event == "revision":
-            fleet.revision = f"r{value}"
-        elif event == "die" and names:
-            name = names[value % len(names)]
-            fleet.pods[name] = replace(fleet.pods[name], ended=True)
-            fleet.busy.pop(name, None)
-        elif event == "busy" and names:
-            fleet.busy[names[value % len(names)]] = 1
-        elif event == "wait":
-            fleet.settle(seconds=value)
-        fleet.tick()
-    fleet.busy.clear()
-    plan = fleet.settle(seconds=60)
-    assert len(fleet.pods) == replicas
-    assert fleet.revisions() <= {fleet.revision}
-    assert len({pod.slot for pod in fleet.pods.values()}) == replicas
-    assert (plan.create, plan.delete, plan.drain, plan.wake) == ([], [], [], None)
+
+@pytest.mark.parametrize(("policy", "deleted"), [("Retry", True), ("Fail", True), ("Wait", False)])
+def test_a_lost_worker_is_replaced_at_once_and_kept_only_where_it_is_waited_for(
+    policy: str, deleted: bool
+) -> None:
+    fleet = Fleet(spec(replicas=2, onWorkerLost=policy))
+    fleet.settle(seconds=5)
+    lost = sorted(fleet.pods)[0]
+    fleet.busy[lost] = 1
+    fleet.unready.add(lost)
+    fleet.pods[lost] = replace(fleet.pods[lost], lost=True)
+    plan = fleet.tick()
+    assert len(plan.create) == 1
+    assert [pod.name for pod in plan.delete] == ([lost] if deleted else [])
+    fleet.settle(seconds=5)
+    assert len(fleet.serving()) == 2
+    if not deleted:  # its node came back
+        fleet.unready.clear()
+        fleet.pods[lost] = replace(fleet.pods[lost], lost=False)
+        fleet.settle(seconds=10)
+        assert lost in fleet.pods, "it runs something: an idle one goes"
+        assert len(fleet.pods) == 2
+
+
+@pytest.mark.parametrize(
+    ("queued", "pools", "parts"),
+    [
+        pytest.param(7, {"a": 100}, {"a": 7}, id="one pool gets all"),
+        pytest.param(9, {"a": 80, "b": 40}, {"a": 6, "b": 3}, id="as far as each may grow"),
+        pytest.param(1, {"a": 40, "b": 40}, {"a": 1, "b": 0}, id="ties by name"),
+        pytest.param(90, {"a": 40, "b": 20}, {"a": 55, "b": 35}, id="what is over, evenly"),
+        pytest.param(9, {"a": 0, "b": 40}, {"a": 0, "b": 9}, id="a full pool gets nothing"),
+        pytest.param(9, {"a": None, "b": 40}, {"a": 0, "b": 9}, id="a fixed pool gets nothing"),
+        pytest.param(9, {"a": None, "b": 4}, {"a": 5, "b": 4}, id="but what is over"),
+        pytest.param(9, {"a": None, "b": None}, {"a": 5, "b": 4}, id="fixed pools share"),
+        pytest.param(0, {"a": 40, "b": None}, {"a": 0, "b": 0}, id="nothing"),
+    ],
+)
+def test_what_waits_is_divided_among_the_pools_of_an_agent(
+    queued: int, pools: dict[str, int | None], parts: dict[str, int]
+) -> None:
+    members = [Member(name, headroom) for name, headroom in pools.items()]
+    assert divide(queued, members) == parts
+    assert divide(queued, members[::-1]) == parts
+
+
+def test_a_pool_whose_workers_can_t_start_gets_what_no_other_can_take() -> None:
+    pools = [Member("a", 40, failing=True), Member("b", 10)]
+    assert divide(8, pools) == {"a": 0, "b": 8}
+    assert divide(25, pools) == {"a": 15, "b": 10}
+    assert divide(8, [Member("a", 40, failing=True)]) == {"a": 8}
+
+
+def test_two_pools_of_an_agent_do_not_both_grow_for_the_same_steps() -> None:
+    fleets = {"a": Fleet(autoscaled(high=5)), "b": Fleet(autoscaled(high=5))}
+    pools = [Member(name, headroom(fleet.pool, 0)) for name, fleet in fleets.items()]
+    for name, part in divide(16, pools).items():
+        fleets[name].settle(queued=part, seconds=5)
+    assert sum(len(fleet.pods) for fleet in fleets.values()) == 4
