@@ -315,7 +315,7 @@ class Simulation:
             if busy[want.agent] < room:
                 busy[want.agent] += 1
                 worker = Worker(pod=f"{want.agent}-0", uid=f"uid-{want.agent}", url="http://w")
-                granted[want.attempt_id] = Slot(worker, "r1")
+                granted[want.attempt_id] = Slot(worker, p.agents[want.agent].revision)
         return granted
 
     def _answer(self, step: str, index: int, attempt: int, iteration: int) -> Answer:
