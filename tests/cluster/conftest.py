@@ -8,24 +8,11 @@ import pytest
 
 from tests.cluster.harness import Cluster
 
-ALONE = frozenset(
-    {
-        "test_approvals",
-        "test_artifacts",
-        "test_budgets",
-        "test_cron",
-        "test_faults",
-        "test_memoize",
-        "test_nested_and_loops",
-        "test_outputs",
-        "test_pools",
-        "test_rights",
-        "test_security",
-        "test_templates",
-        "test_tools",
-    }
-)
-"""Modules that end operators, workers or the API server, or watch what all of the cluster does."""
+ALONE = frozenset({"test_artifacts", "test_cron", "test_faults", "test_security"})
+"""Modules that end operators or the API server, or watch what all of the cluster does.
+
+Single tests that do so are marked ``alone``.
+"""
 
 
 @pytest.hookimpl(tryfirst=True)

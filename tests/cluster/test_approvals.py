@@ -312,6 +312,7 @@ def test_time_stands_still_and_nothing_starts_while_people_think(office: Office)
         office.called_once_each(found["metadata"]["uid"], {"act: go"})
 
 
+@pytest.mark.alone
 def test_an_operator_that_is_killed_while_it_waits_asks_nobody_twice(office: Office) -> None:
     office.submit(workflow("outlasting", step("before"), ask("before"), step("act", "ask")))
     first = office.request("outlasting")

@@ -212,6 +212,7 @@ def test_budgets_of_tokens_of_unpriced_models_and_of_nothing_to_reserve(lab: Lab
     assert lab.calls(found["too-little"]["metadata"]["uid"]) == []
 
 
+@pytest.mark.alone
 def test_two_runs_share_what_an_agent_may_spend_in_a_period(lab: Lab) -> None:
     names = ("rival-a", "rival-b")
     lab.make(*(workflow(name, batch(12, "shared")) for name in names))
@@ -250,6 +251,7 @@ def test_two_runs_share_what_an_agent_may_spend_in_a_period(lab: Lab) -> None:
         lab.called_once_each(one["metadata"]["uid"], {f"item {n}" for n in range(12)})
 
 
+@pytest.mark.alone
 def test_what_runs_hold_of_an_agents_budget_is_known_to_the_next_operator(lab: Lab) -> None:
     names = ("hold-a", "hold-b")
     runs = lab.make(
@@ -293,6 +295,7 @@ def test_an_agent_without_a_budget_left_fails_or_falls_back_if_it_says_so(lab: L
     assert found["falling"]["status"]["usage"]["simulatedRequests"] >= 5
 
 
+@pytest.mark.alone
 def test_a_killed_operator_spends_no_budget_twice(lab: Lab) -> None:
     run = lab.start(
         workflow(

@@ -162,6 +162,7 @@ def test_who_waits_for_a_run_that_is_stopped_or_deleted_asks_itself(lab: Lab) ->
         assert found["status"]["usage"]["requests"] == 1
 
 
+@pytest.mark.alone
 def test_results_outlive_the_operator_and_a_flight_that_it_died_in(lab: Lab) -> None:
     lab.make(template("lasting", memoized("one", "slow lasting", key="k")))
     lab.make(from_template("lasting-1", "lasting"), from_template("lasting-2", "lasting"))

@@ -309,6 +309,7 @@ def slow_inputs(items: int = 6, iterations: int = 3) -> set[str]:
     return turns | {f"slow {n} last" for n in range(items)}
 
 
+@pytest.mark.alone
 def test_a_killed_operator_goes_on_in_the_middle_of_nested_loops(lab: Lab) -> None:
     run = lab.start(slow_loops("killed"))
     for count in (4, 12, 19):

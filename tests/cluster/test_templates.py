@@ -332,6 +332,7 @@ def test_a_child_in_a_loop_and_one_that_is_retried(lab: Lab) -> None:
     assert len(lab.family_calls("retrying")) == 1
 
 
+@pytest.mark.alone
 def test_a_killed_operator_makes_no_child_twice(lab: Lab) -> None:
     one = step("one", input="slow $(arguments.n) one")
     two = step("two", "one", input="slow $(arguments.n) two")

@@ -211,6 +211,7 @@ def test_an_agents_tools_are_called_and_those_that_need_it_only_after_approval(s
     assert [call["arguments"] for call in shop.tool_calls("paused")] == [{"name": "file-4"}]
 
 
+@pytest.mark.alone
 def test_a_killed_operator_forgets_no_tool_call_and_repeats_none(shop: Shop) -> None:
     act = step("act", agent="careful", input="tidy $(item)", **each(5, 6, 7))
     shop.submit(workflow("killed", act, step("last", "act", agent="careful")))
