@@ -109,7 +109,7 @@ class Following:
         def deliver(result: Result) -> None:
             record.results[result.attempt_id] = result
             others = len(self._world.slots.held_by(key)) - len(record.results)
-            self._world.wake.workflow(key, COALESCE if others > 0 else 0.0)
+            self._world.wake.workflow(key, COALESCE if others > 0 else 0.0, urgent=True)
 
         return deliver
 

@@ -32,7 +32,7 @@ from corral.reconcile.effective import Specs
 from corral.reconcile.following import Following, Record, correlation_id
 from corral.reconcile.gather import gather
 from corral.reconcile.priorities import Priorities
-from corral.reconcile.queue import FIRST, RetryLaterError
+from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.references import parents_of
 from corral.reconcile.retire import Retirement
 from corral.reconcile.retries import take_over_from
@@ -85,7 +85,7 @@ class Workflows:
             if isinstance(run, Run):
                 self._shares.take_up(key, self._specs.effective(obj, run).spec, run)
             # What runs goes on before the thousands that have ended are looked at.
-            self._world.wake.workflow(key, FIRST)
+            self._world.wake.workflow(key, urgent=True)
             await asyncio.sleep(0)
 
     async def strays(self, attempts: Iterable[str]) -> set[str]:
@@ -166,7 +166,7 @@ class Workflows:
         newest = await self._world.kube.get(WORKFLOWS, *key)
         self._world.workflows.see(newest)
         record.fresh, record.run = newest["metadata"]["uid"] == record.uid, None
-        self._world.wake.workflow(key, FIRST)
+        self._world.wake.workflow(key, urgent=True)
 
     async def _pass(self, key: WorkflowKey, obj: Json, record: Record) -> None:
         previous = workflow_status(obj)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from corral.reconcile import queue as module
-from corral.reconcile.queue import FIRST, RetryLaterError, WorkQueue
+from corral.reconcile.queue import RetryLaterError, WorkQueue
 
 
 @asynccontextmanager
@@ -141,20 +141,51 @@ async def test_never_more_than_so_many_passes_and_never_two_of_a_key() -> None:
         assert queue.errors == 0
 
 
-async def test_what_goes_first_is_worked_on_before_what_is_due_already() -> None:
-    order: list[str] = []
-
-    async def work(key: str) -> None:
-        order.append(key)
-        if key == "first" and len(order) == 1:
-            queue.add("first", FIRST)  # during its own pass
-
-    queue = WorkQueue("test", work, parallelism=1)
-    for key in ("a", "b", "first"):
-        queue.add(key)
-    queue.add("first", FIRST)
+async def order_of(queue: WorkQueue[str], seen: list[str], count: int) -> list[str]:
     task = asyncio.create_task(queue.run())
-    await until(lambda: len(order) == 4)
+    await until(lambda: len(seen) == count)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert order == ["first", "first", "a", "b"]
+    return seen
+
+
+async def test_what_is_urgent_comes_before_what_was_due_earlier() -> None:
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        if seen == ["urgent"]:
+            queue.add("urgent", urgent=True)  # during its own pass
+
+    queue = WorkQueue("test", work, parallelism=1)
+    for key in ("a", "b", "urgent"):
+        queue.add(key)
+    queue.add("urgent", 0.01, urgent=True)
+    assert await order_of(queue, seen, 4) == ["urgent", "urgent", "a", "b"]
+
+
+async def test_groups_take_turns() -> None:
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+
+    queue = WorkQueue("test", work, parallelism=1, group=lambda key: key[0])
+    for key in ("a1", "a2", "a3", "a4", "b1", "b2", "c1"):
+        queue.add(key)
+    assert await order_of(queue, seen, 7) == ["a1", "b1", "c1", "a2", "b2", "a3", "a4"]
+
+
+async def test_urgency_of_a_later_wish_is_kept() -> None:
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+
+    queue = WorkQueue("test", work, parallelism=1)
+    queue.add("later", 0.02, urgent=True)
+    queue.add("later", 0.04)
+    await asyncio.sleep(0.03)
+    queue.add("now")
+    assert await order_of(queue, seen, 2) == ["later", "now"]
+    assert len(queue) == 0
