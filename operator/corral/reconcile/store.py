@@ -52,16 +52,21 @@ class Store:
         self.on_replaced: Callable[[Json], None] = lambda _: None
         """Told of an object that must be gone, since another of its name was seen."""
 
-    def see(self, obj: Json) -> bool:
-        """Takes an object that was read or written; False if a newer state is known already.
+    def is_behind(self, obj: Json) -> bool:
+        """Whether that is a newer state than the known one, or of an object that is not known.
 
         Resource versions of one kind are compared as numbers, which the API server's etcd
         storage makes them. A new UID always wins: versions only grow.
         """
+        known = self._objects.get(key_of(obj))
+        return known is None or _version(obj) > _version(known)
+
+    def see(self, obj: Json) -> bool:
+        """Takes an object that was read or written; False if a newer state is known already."""
+        if not self.is_behind(obj):
+            return False
         key = key_of(obj)
         known = self._objects.get(key)
-        if known is not None and _version(obj) <= _version(known):
-            return False
         # Never used, and often larger than the object itself.
         obj["metadata"].pop("managedFields", None)
         if known is not None and known["metadata"]["uid"] != obj["metadata"]["uid"]:

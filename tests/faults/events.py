@@ -1,0 +1,53 @@
+"""What can become of the events of a watch: see ``Proxy.breaking``."""
+
+from tests.faults.proxy import Change, Json
+
+
+def hidden(event: Json) -> list[Json]:
+    """Nobody hears of it."""
+    return []
+
+
+def doubled(event: Json) -> list[Json]:
+    """It comes twice."""
+    return [event, event]
+
+
+def of(name: str, change: Change, kind: str | None = None) -> Change:
+    """A change of the events about objects of that name alone, or of one kind of these."""
+
+    def chosen(event: Json) -> list[Json]:
+        mine = event["object"].get("metadata", {}).get("name") == name
+        return change(event) if mine and kind in (None, event["type"]) else [event]
+
+    return chosen
+
+
+def swapped() -> Change:
+    """Every other event comes after the one that followed it."""
+    held: list[Json] = []
+
+    def change(event: Json) -> list[Json]:
+        if not held:
+            held.append(event)
+            return []
+        return [event, held.pop()]
+
+    return change
+
+
+def error(code: int) -> Json:
+    """The event by which an API server ends a watch."""
+    return {
+        "type": "ERROR",
+        "object": {
+            "apiVersion": "v1",
+            "kind": "Status",
+            "status": "Failure",
+            "code": code,
+            "reason": {410: "Expired", 500: "InternalError"}[code],
+            "message": f"{code} by a test",
+        },
+    }
+
+
