@@ -23,6 +23,12 @@ def of(name: str, change: Change, kind: str | None = None) -> Change:
     return chosen
 
 
+def thinned() -> Change:
+    """Nobody hears of every other one."""
+    count = iter(range(10**9))
+    return lambda event: [event] if next(count) % 2 else []
+
+
 def swapped() -> Change:
     """Every other event comes after the one that followed it."""
     held: list[Json] = []

@@ -56,13 +56,16 @@ class Oracle:
         self._end = end_state(lab.cluster.finished("as-it-should-be"))
         assert self._end["phase"] == "Succeeded"
 
-    def holds(self, name: str, timeout: float = 120) -> Json:
-        """Waits for the end of a ``small_run``, and looks at everything; the Workflow."""
+    def holds(self, name: str, timeout: float = 120) -> None:
+        """Waits for the end of a ``small_run``, and looks at everything."""
+        self.ends_well(name, timeout)
+        self.settled()
+
+    def ends_well(self, name: str, timeout: float = 120) -> None:
+        """Waits for the end of a ``small_run``, which is as ever, and every call was made once."""
         run = self.lab.cluster.finished(name, timeout)
         assert end_state(run) == self._end
         self.lab.called_once_each(run["metadata"]["uid"], INPUTS)
-        self.settled()
-        return run
 
     def settled(self, seconds: float = QUIET) -> None:
         """Waits until no worker works, every pool has the pods that it wants, and all is quiet."""

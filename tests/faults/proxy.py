@@ -79,6 +79,8 @@ class Rule:
     """What goes wrong, with which calls or with the events of which watches, and how often."""
 
     pattern: re.Pattern[str]
+    about: str = ""
+    """Only calls with this in their path or body."""
     fault: Fault | None = None
     change: Change | None = None
     times: int | None = None
@@ -99,6 +101,8 @@ class Rule:
             return False
         if self.pattern.search(str(call)) is None:
             return False
+        if self.about not in call.target and self.about.encode() not in call.body:
+            return False
         if self.every_other:
             self._seen[str(call)] += 1
             if self._seen[str(call)] % 2 == 0:
@@ -113,6 +117,7 @@ class _Stream:
 
     call: Call
     response: web.StreamResponse
+    silent: bool = False
 
     async def tell(self, event: Json) -> None:
         await self.response.write(json.dumps(event).encode() + b"\n")
@@ -173,6 +178,7 @@ class Proxy:
         pattern: str,
         fault: Fault | None = None,
         *,
+        about: str = "",
         change: Change | None = None,
         times: int | None = None,
         seconds: float | None = None,
@@ -180,7 +186,7 @@ class Proxy:
     ) -> Iterator[Rule]:
         """A rule for as long as the block: a ``fault`` of calls or a ``change`` of events."""
         until = None if seconds is None else monotonic() + seconds
-        rule = Rule(re.compile(pattern), fault, change, times, until, every_other)
+        rule = Rule(re.compile(pattern), about, fault, change, times, until, every_other)
         self._rules.append(rule)
         try:
             yield rule
@@ -189,17 +195,27 @@ class Proxy:
 
     def tell(self, pattern: str, event: Json) -> int:
         """Has open watches tell an event that the API server did not; how many did."""
-        found = [s for s in self._streams if re.search(pattern, str(s.call))]
+        found = self._watches(pattern)
         for stream in found:
             self.run(stream.tell(event))
         return len(found)
 
     def cut(self, pattern: str) -> int:
         """Resets open watches; how many."""
-        found = [s for s in self._streams if re.search(pattern, str(s.call))]
+        found = self._watches(pattern)
         for stream in found:
             self._loop.call_soon_threadsafe(stream.call.reset)
         return len(found)
+
+    def silence(self, pattern: str) -> int:
+        """Open watches stay open and say nothing any more; how many."""
+        found = self._watches(pattern)
+        for stream in found:
+            stream.silent = True
+        return len(found)
+
+    def _watches(self, pattern: str) -> list[_Stream]:
+        return [stream for stream in self._streams if re.search(pattern, str(stream.call))]
 
     def fetch(self, verb: str, url: str, body: Json | None = None) -> Any:
         """JSON from a server within the network where the proxy is."""
@@ -293,7 +309,7 @@ class Proxy:
                 for rule in list(self._rules):
                     if rule.change is not None:
                         events = self._changed(rule, rule.change, stream.call, events)
-                for event in events:
+                for event in [] if stream.silent else events:
                     await stream.tell(event)
         finally:
             self._streams.remove(stream)

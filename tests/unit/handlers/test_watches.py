@@ -93,7 +93,7 @@ class WatchApi:
         if "watch" in request.query:
             return await self._watch(request, parts[-1])
         listed = [one for name, one in self.workflows.items() if name not in self.unlisted]
-        items = listed if parts[-1] == "workflows" else []
+        items = listed if parts[-1] == "workflows" else None  # as the real one says "none"
         self.lists += parts[-1] == "workflows"
         metadata = {"resourceVersion": str(self.version)}
         return web.json_response({"metadata": metadata, "items": items})
