@@ -190,5 +190,3 @@ def test_a_worker_that_says_no_more_that_it_is_one_is_replaced(lab: Lab, oracle:
 
 def test_all_is_quiet_in_the_end(oracle: Oracle) -> None:
     oracle.settled(LAST_QUIET)
-
-

@@ -30,14 +30,15 @@ def thinned() -> Change:
 
 
 def swapped() -> Change:
-    """Every other event comes after the one that followed it."""
-    held: list[Json] = []
+    """Of the events about each kind, every other comes after the one that followed it."""
+    held: dict[str, Json] = {}
 
     def change(event: Json) -> list[Json]:
-        if not held:
-            held.append(event)
-            return []
-        return [event, held.pop()]
+        kind = event["object"].get("kind", "")
+        if kind in held:
+            return [event, held.pop(kind)]
+        held[kind] = event
+        return []
 
     return change
 
@@ -55,5 +56,3 @@ def error(code: int) -> Json:
             "message": f"{code} by a test",
         },
     }
-
-

@@ -13,11 +13,12 @@ import asyncio
 import ctypes
 import json
 import re
+import socket
 import ssl
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -51,6 +52,8 @@ class Call:
     """Has it done. May be called more than once, or never."""
     reset: Callable[[], web.StreamResponse]
     """Ends the connection without an answer."""
+    by: str = ""
+    """The door at which it came in."""
     at: float = field(default_factory=monotonic)
     status: int = 0
     """What was answered; 0 where the connection was reset."""
@@ -81,8 +84,12 @@ class Rule:
     pattern: re.Pattern[str]
     about: str = ""
     """Only calls with this in their path or body."""
+    by: str = ""
+    """Only calls that came in at this door."""
     fault: Fault | None = None
     change: Change | None = None
+    spare: int = 0
+    """So many calls pass before it begins."""
     times: int | None = None
     """So many calls, then no more."""
     until: float | None = None
@@ -101,12 +108,17 @@ class Rule:
             return False
         if self.pattern.search(str(call)) is None:
             return False
+        if self.by and self.by != call.by:
+            return False
         if self.about not in call.target and self.about.encode() not in call.body:
             return False
         if self.every_other:
             self._seen[str(call)] += 1
             if self._seen[str(call)] % 2 == 0:
                 return False
+        if self.spare > 0:
+            self.spare -= 1
+            return False
         self.met.append(call)
         return True
 
@@ -149,7 +161,7 @@ class Proxy:
         self._listening: dict[str, Awaitable[None]] = {}
         self.calls: list[Call] = []
         """Every call that came, oldest first."""
-        self.url = ""
+        self._doors: dict[int, str] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="fault proxy", daemon=True)
 
@@ -172,6 +184,18 @@ class Proxy:
 
         return asyncio.run_coroutine_threadsafe(awaited(), self._loop).result(timeout)
 
+    def door(self, name: str) -> str:
+        """An address of the API server's, by which calls can be told from those at other doors."""
+
+        async def opened() -> str:
+            listener = socket.create_server(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+            self._doors[port] = name
+            await web.SockSite(self._runner, listener).start()
+            return f"http://127.0.0.1:{port}"
+
+        return self.run(opened())
+
     @contextmanager
     def breaking(
         self,
@@ -179,14 +203,16 @@ class Proxy:
         fault: Fault | None = None,
         *,
         about: str = "",
+        by: str = "",
         change: Change | None = None,
+        spare: int = 0,
         times: int | None = None,
         seconds: float | None = None,
         every_other: bool = False,
     ) -> Iterator[Rule]:
         """A rule for as long as the block: a ``fault`` of calls or a ``change`` of events."""
         until = None if seconds is None else monotonic() + seconds
-        rule = Rule(re.compile(pattern), about, fault, change, times, until, every_other)
+        rule = Rule(re.compile(pattern), about, by, fault, change, spare, times, until, every_other)
         self._rules.append(rule)
         try:
             yield rule
@@ -195,10 +221,12 @@ class Proxy:
 
     def tell(self, pattern: str, event: Json) -> int:
         """Has open watches tell an event that the API server did not; how many did."""
-        found = self._watches(pattern)
-        for stream in found:
-            self.run(stream.tell(event))
-        return len(found)
+        told = 0
+        for stream in self._watches(pattern):
+            with suppress(ConnectionError):  # it has ended meanwhile
+                self.run(stream.tell(event))
+                told += 1
+        return told
 
     def cut(self, pattern: str) -> int:
         """Resets open watches; how many."""
@@ -244,8 +272,6 @@ class Proxy:
         )
         self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = "http://127.0.0.1:{}".format(self._runner.addresses[0][1])
 
     async def _close(self) -> None:
         under_way = asyncio.all_tasks() - {asyncio.current_task()}
@@ -256,7 +282,7 @@ class Proxy:
         await self._session.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        host = request.host.rpartition(":")[0]
+        host, _, port = request.host.rpartition(":")
         worker = self._workers and host != "127.0.0.1"
         target = request.raw_path
         # Read back from the address at which it came, see _before_workers.
@@ -275,7 +301,8 @@ class Proxy:
             return web.Response(status=502)
 
         named = f"/workers/{_of_pod(host)}{target}" if worker else target
-        call = Call(request.method, named, body, forward, reset)
+        door = "" if worker else self._doors[int(port)]
+        call = Call(request.method, named, body, forward, reset, door)
         self.calls.append(call)
         faulty = next((r for r in self._rules if r.fault is not None and r.meets(call)), None)
         try:
@@ -289,7 +316,11 @@ class Proxy:
         self, request: web.BaseRequest, call: Call, url: str, headers: dict[str, str]
     ) -> web.StreamResponse:
         async with self._session.request(
-            call.verb, URL(url, encoded=True), headers=headers, data=call.body or None, ssl=self._trust or True
+            call.verb,
+            URL(url, encoded=True),
+            headers=headers,
+            data=call.body or None,
+            ssl=self._trust or True,
         ) as answer:
             call.status = answer.status
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in _NOT_FORWARDED}

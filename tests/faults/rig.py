@@ -102,8 +102,8 @@ class Rig:
         return self.operator
 
     def join(self, name: str, **more: str) -> Operator:
-        """One more operator, which does not lead yet."""
-        made = Operator(self.home, self.proxy.url, name, more)
+        """One more operator, which does not lead yet; its calls come in at a door of its name."""
+        made = Operator(self.home, self.proxy.door(name), name, more)
         self._operators.append(made)
         return made
 
@@ -159,5 +159,3 @@ def rigged() -> Iterator[Rig]:
 
 def _pods() -> list[Json]:
     return SYSTEM.list("pods", "--selector=app.kubernetes.io/component=operator")
-
-
