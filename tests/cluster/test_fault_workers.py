@@ -138,7 +138,7 @@ def test_a_worker_that_dies_after_the_effect_is_replaced_and_the_effect_is_one(
 def test_a_worker_that_hangs_is_given_up_and_its_late_result_changes_nothing(
     rig: Rig, lab: Lab, oracle: Oracle
 ) -> None:
-    again = {"limit": 8, "retryOn": ["Timeout"], "backoff": {"duration": "100ms"}}
+    again = {"limit": 8, "onErrors": ["Timeout"], "backoff": {"duration": "100ms"}}
     run = lab.start(
         workflow("hung", step("hang", timeout="3s", retryStrategy=again), step("a1", "hang"))
     )

@@ -11,7 +11,15 @@ QUIET = 60.0 if HASTE == 1 else 2.5
 LAST_QUIET = 60.0 if HASTE == 1 else 10.0
 """Seconds without a write after all faults of a module."""
 _OF_A_RUN = frozenset(
-    {"startedAt", "finishedAt", "lastTransitionTime", "runID", "journal", "pod", "agent"}
+    {
+        "startedAt",
+        "finishedAt",
+        "lastTransitionTime",
+        "observedGeneration",
+        "runID",
+        "journal",
+        "agent",
+    }
 )
 RULES = {
     "rules": [
@@ -64,7 +72,7 @@ class Oracle:
     def ends_well(self, name: str, timeout: float = 120) -> None:
         """Waits for the end of a ``small_run``, which is as ever, and every call was made once."""
         run = self.lab.cluster.finished(name, timeout)
-        assert end_state(run) == self._end
+        assert end_state(run) == self._end, f"{end_state(run)}\nis not as ever:\n{self._end}"
         self.lab.called_once_each(run["metadata"]["uid"], INPUTS)
 
     def settled(self, seconds: float = QUIET) -> None:

@@ -38,7 +38,7 @@ from corral.reconcile.library import Library
 from corral.reconcile.pools import Pools
 from corral.reconcile.queue import RetryLaterError, WorkQueue
 from corral.reconcile.references import parents_of, runs_template
-from corral.reconcile.store import ObjectKey, key_of, pool_of
+from corral.reconcile.store import ObjectKey, is_worker, key_of, pool_of
 from corral.reconcile.workflows import Workflows, worker_of
 from corral.reconcile.world import Wake, World
 from corral.telemetry import metrics
@@ -102,6 +102,8 @@ class Controller:
         )
         self._ahead: dict[Kind, list[Json]] = {}
         """What the last comparison found newer than the stores, metadata only."""
+        self._disowned: list[Json] = []
+        """Pods that watches called deleted and that may have lost their labels instead."""
         self.synced = asyncio.Event()
         """Set once every kind has been listed."""
 
@@ -127,6 +129,8 @@ class Controller:
         store = self.world.store(kind)
         key = key_of(obj)
         if event == "DELETED":
+            if kind is PODS and not obj["metadata"].get("deletionTimestamp"):
+                self._disowned.append(obj)
             if store.remove(key, obj["metadata"]["uid"]):
                 self._changed(kind, key, obj, gone=True)
         elif store.see(obj):
@@ -311,9 +315,7 @@ class Controller:
             store = self.world.store(kind)
             before = {key_of(obj) for obj in store}
             labels = WORKER_SELECTOR if kind is PODS else ""
-            listed = {
-                key_of(obj): obj for obj in await self.world.kube.list_metadata(kind, labels)
-            }
+            listed = {key_of(obj): obj for obj in await self.world.kube.list_metadata(kind, labels)}
             overdue = self._ahead.get(kind, [])
             self._ahead[kind] = [obj for obj in listed.values() if store.is_behind(obj)]
             for key in before - listed.keys():
@@ -321,6 +323,23 @@ class Controller:
             for obj in overdue:
                 if store.is_behind(obj):
                     await self._look_again(kind, key_of(obj))
+
+        await self._delete_disowned()
+
+    async def _delete_disowned(self) -> None:
+        """Deletes workers whose labels were taken off: nobody sees them, and they were replaced."""
+        while self._disowned:
+            key, uid = key_of(self._disowned[-1]), self._disowned[-1]["metadata"]["uid"]
+            try:
+                pod = await self.world.kube.get(PODS, *key)
+            except ApiError as error:
+                if not error.not_found:
+                    raise
+                pod = {}
+            if pod and pod["metadata"]["uid"] == uid and pool_of(pod) and not is_worker(pod):
+                log.warning("pod %s/%s is a worker without its labels: it is deleted", *key)
+                await self.world.kube.delete(PODS, *key, uid)
+            self._disowned.pop()
 
     async def _look_again(self, kind: Kind, key: ObjectKey) -> None:
         """Takes an object as it is now, by a read of its own: a list may be old."""
@@ -334,6 +353,9 @@ class Controller:
             if known is not None and self.world.store(kind).remove(key, known["metadata"]["uid"]):
                 log.info("%s %s/%s is a ghost", kind.plural, *key)
                 self._changed(kind, key, known, gone=True)
+            return
+        if kind is PODS and not is_worker(obj):
+            self.saw(PODS, "DELETED", obj)
             return
         if self.world.store(kind).is_behind(obj):
             log.info("no watch told of %s %s/%s", kind.plural, *key)

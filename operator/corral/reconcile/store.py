@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from corral.api.workflow import WorkflowStatus
 from corral.kube.client import Json
-from corral.plan.names import LABEL_POOL
+from corral.plan.names import WORKER_LABELS
 
 ObjectKey = tuple[str, str]
 """(namespace, name)."""
@@ -19,8 +19,15 @@ def key_of(obj: Json) -> ObjectKey:
 
 
 def pool_of(pod: Json) -> str:
-    """The pool that a pod says it is of."""
-    return str((pod["metadata"].get("labels") or {}).get(LABEL_POOL, ""))
+    """The pool that made a pod: its owner, as anybody may take a label off."""
+    owners = pod["metadata"].get("ownerReferences") or []
+    made_by = (o["name"] for o in owners if o.get("controller") and o.get("kind") == "AgentPool")
+    return next(made_by, "")
+
+
+def is_worker(pod: Json) -> bool:
+    """Whether a pod's labels are those by which workers are listed and watched."""
+    return WORKER_LABELS.items() <= (pod["metadata"].get("labels") or {}).items()
 
 
 def owned_by(obj: Json, uid: str) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -15,6 +15,7 @@ from tests.faults.proxy import Proxy
 from tests.unit.kube.fake_api import served
 
 THING = "/apis/corral.dev/v1alpha1/namespaces/n/workflows/w"
+WATCH = {"watch": "true"}
 
 
 class Behind:
@@ -45,6 +46,14 @@ async def behind() -> AsyncIterator[tuple[Behind, Proxy, str]]:
         finally:
             server.events.put_nowait(None)
             await asyncio.to_thread(proxy.__exit__)
+
+
+@asynccontextmanager
+async def watching(url: str) -> AsyncIterator[aiohttp.StreamReader]:
+    """What a watch of Workflows says."""
+    where = f"{url}/apis/x/workflows"
+    async with aiohttp.ClientSession() as session, session.get(where, params=WATCH) as answer:
+        yield answer.content
 
 
 async def put(url: str, body: str = "{}") -> tuple[int, Any]:
@@ -128,28 +137,26 @@ async def test_events_of_an_open_watch_are_changed(
     behind: tuple[Behind, Proxy, str], change: Any, told: str
 ) -> None:
     server, proxy, url = behind
-    async with aiohttp.ClientSession() as session:
-        async with session.get(f"{url}/apis/x/workflows?watch=true") as watch:
-            with proxy.breaking("watch=", change=change):
-                for name in "abc":
-                    server.events.put_nowait(event(name))
-                server.events.put_nowait(None)
-                lines = (await watch.content.read()).splitlines()
+    async with watching(url) as told_by:
+        with proxy.breaking("watch=", change=change):
+            for name in "abc":
+                server.events.put_nowait(event(name))
+            server.events.put_nowait(None)
+            lines = (await told_by.read()).splitlines()
     assert "".join(json.loads(line)["object"]["metadata"]["name"] for line in lines) == told
 
 
 async def test_open_watches_are_told_silenced_and_cut(behind: tuple[Behind, Proxy, str]) -> None:
     server, proxy, url = behind
-    async with aiohttp.ClientSession() as session:
-        async with session.get(f"{url}/apis/x/workflows?watch=true") as watch:
-            assert await asyncio.to_thread(proxy.tell, "watch=", events.error(410)) == 1
-            assert json.loads(await watch.content.readline())["object"]["code"] == 410
-            assert await asyncio.to_thread(proxy.silence, "watch=") == 1
-            server.events.put_nowait(event("unheard"))
-            assert await asyncio.to_thread(proxy.cut, "/pods") == 0
-            assert await asyncio.to_thread(proxy.cut, "watch=") == 1
-            with pytest.raises(aiohttp.ClientError):
-                await watch.content.readline()
+    async with watching(url) as told_by:
+        assert await asyncio.to_thread(proxy.tell, "watch=", events.error(410)) == 1
+        assert json.loads(await told_by.readline())["object"]["code"] == 410
+        assert await asyncio.to_thread(proxy.silence, "watch=") == 1
+        server.events.put_nowait(event("unheard"))
+        assert await asyncio.to_thread(proxy.cut, "/pods") == 0
+        assert await asyncio.to_thread(proxy.cut, "watch=") == 1
+        with pytest.raises(aiohttp.ClientError):
+            await told_by.readline()
 
 
 async def test_addresses_of_pods_lead_through_the_proxy() -> None:
