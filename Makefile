@@ -71,6 +71,13 @@ test: check unit ## Everything: checks, unit tests, and the tests on a real clus
 	$(if $(KEEP),echo "kept: make cluster-down NAME=$(TEST_NAME)",$(MAKE) cluster-down NAME=$(TEST_NAME)); \
 	exit $$status
 
+.PHONY: faults
+faults: $(READY) ## The faults of docs/design/faults.md at full length, on a real cluster
+	$(MAKE) cluster NAME=$(TEST_NAME)
+	@status=0; KUBECONFIG=$(CURDIR)/.cluster/$(TEST_NAME)/kubeconfig CORRAL_HASTE=1 \
+	$(BIN)/pytest --timeout=1800 tests/cluster/test_fault*.py $(PYTEST_ARGS) || status=$$?; \
+	$(MAKE) cluster-down NAME=$(TEST_NAME); exit $$status
+
 .PHONY: bench
 bench: $(READY) ## Measure chains and a fan-out next to raw writes: .bench/report.json
 	@$(MAKE) --no-print-directory cluster

@@ -65,12 +65,36 @@ def _manifests(home: Home, image: str) -> list[dict[str, Any]]:
 def run_from_source(home: Home) -> None:
     """Become the operator, with its own account's rights, where pods can be reached."""
     kubectl(home, "scale", f"deployment/{OPERATOR}", f"--namespace={NAMESPACE}", "--replicas=0")
+    if home.read().get("provider") != Provider.EMBEDDED:
+        say("the operator calls worker pods by their addresses: those must be routed to here")
+    say("the Deployment was scaled to 0; `make cluster` puts it back")
+    corral = str(Path(sys.executable).with_name("corral"))
+    command, environment = beside(home, [corral, "operator"])
+    os.execvpe(command[0], command, environment)  # noqa: S606
+
+
+def beside(
+    home: Home, program: list[str], server: str | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """An operator that is a process of this machine, with its own account's rights.
+
+    Args:
+        program: the words that start it.
+        server: the URL by which it reaches the API server, if not the kubeconfig's.
+
+    Returns:
+        The words that start it where pods can be reached, and its environment.
+    """
     token = kubectl(
         home, "create", "token", OPERATOR, f"--namespace={NAMESPACE}", "--duration=12h"
     ).strip()
     config = yaml.safe_load(home.kubeconfig.read_text())
     for user in config["users"]:
         user["user"] = {"token": token}
+    if server is not None:
+        config["clusters"] = [
+            {"name": one["name"], "cluster": {"server": server}} for one in config["clusters"]
+        ]
     account = home.path / "operator.kubeconfig"
     account.touch(mode=0o600)
     account.write_text(yaml.safe_dump(config))
@@ -81,10 +105,6 @@ def run_from_source(home: Home) -> None:
         "CORRAL_WORKER_IMAGE": _DEV_IMAGE,
         "CORRAL_WORKER_IMAGE_REVISION": home.read().get("images", {}).get(_DEV_IMAGE, ""),
     }
-    command = [str(Path(sys.executable).with_name("corral")), "operator"]
     if home.read().get("provider") == Provider.EMBEDDED:
-        command = [*embedded.inside(home), *command]
-    else:
-        say("the operator calls worker pods by their addresses: those must be routed to here")
-    say("the Deployment was scaled to 0; `make cluster` puts it back")
-    os.execvpe(command[0], command, environment)  # noqa: S606
+        program = [*embedded.inside(home), *program]
+    return program, environment

@@ -8,7 +8,18 @@ import pytest
 
 from tests.cluster.harness import Cluster
 
-ALONE = frozenset({"test_artifacts", "test_cron", "test_faults", "test_security"})
+ALONE = frozenset(
+    {
+        "test_artifacts",
+        "test_cron",
+        "test_fault_calls",
+        "test_fault_operators",
+        "test_fault_watches",
+        "test_fault_workers",
+        "test_faults",
+        "test_security",
+    }
+)
 """Modules that end operators or the API server, or watch what all of the cluster does.
 
 Single tests that do so are marked ``alone``.

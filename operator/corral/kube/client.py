@@ -177,7 +177,7 @@ class Kube:
         items: List[Json] = []
         while True:
             page = await self.request("GET", kind.path(namespace), query=query, accept=accept)
-            items += page.get("items", [])
+            items += page.get("items") or []  # null where metadata alone is asked for
             query["continue"] = page.get("metadata", {}).get("continue", "")
             if not query["continue"]:
                 return items

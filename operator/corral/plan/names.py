@@ -15,7 +15,8 @@ LABEL_REVISION = f"{GROUP}/revision"
 LABEL_SLOT = f"{GROUP}/slot"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "corral"
-WORKER_SELECTOR = f"app.kubernetes.io/component=worker,{LABEL_MANAGED_BY}={MANAGED_BY}"
+WORKER_LABELS = {"app.kubernetes.io/component": "worker", LABEL_MANAGED_BY: MANAGED_BY}
+WORKER_SELECTOR = ",".join(f"{key}={value}" for key, value in WORKER_LABELS.items())
 ANNOTATION_CONFIG = f"{GROUP}/worker-config"
 ANNOTATION_IMAGE_REVISION = f"{GROUP}/image-revision"
 ANNOTATION_CORRELATION_ID = f"{GROUP}/correlation-id"

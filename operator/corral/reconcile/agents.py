@@ -38,6 +38,8 @@ class Agents:
         self._world = world
         self._usage: dict[ObjectKey, Consumption] = {}
         self._flushed: dict[ObjectKey, float] = {}
+        self._unsure: dict[ObjectKey, tuple[Usage, Consumption]] = {}
+        """What a failed write would have made of the usage, and by adding what: it may be done."""
         self._problems: dict[ObjectKey, str] = {}
         self._spent: dict[ObjectKey, bool] = {}
         self._demand: dict[ObjectKey, tuple[int, int]] = {}
@@ -62,6 +64,8 @@ class Agents:
         Raises:
             RetryLaterError: the API server refused for now.
         """
+        if key in self._unsure:
+            await self._make_sure(key)
         obj = self._world.agents.get(key)
         if obj is None and key[1] == TOOL_RUNNER:
             await self._tool_runner(key)
@@ -69,6 +73,7 @@ class Agents:
         if obj is None or obj["metadata"].get("deletionTimestamp"):
             self._world.budgets.close(key)
             self._usage.pop(key, None)
+            self._unsure.pop(key, None)
             self._demand.pop(key, None)
             self._world.forget_agent(key)
             # Once: who waits for the Agent asks for this pass, and would be woken by it for ever.
@@ -126,6 +131,19 @@ class Agents:
         text = f"spent until {rfc3339(ends)}" if spent and ends is not None else ""
         return [condition(ConditionType.BUDGET_AVAILABLE, not spent, why, text)]
 
+    async def _make_sure(self, key: ObjectKey) -> None:
+        """Finds out whether a write that failed was done: its answer may have been lost."""
+        try:
+            self._world.agents.see(newest := await self._world.kube.get(AGENTS, *key))
+        except ApiError as error:
+            if not error.not_found:
+                raise RetryLaterError(str(error), error.retry_after) from error
+            del self._unsure[key]
+            return
+        usage, added = self._unsure.pop(key)
+        if AgentStatus.model_validate(newest.get("status") or {}).usage != usage:
+            self._usage.setdefault(key, Consumption()).add(added)
+
     def _tell_demand(self, key: ObjectKey) -> None:
         """More waiting steps reach the pools at once; what else changes may come in waves."""
         slots = self._world.slots
@@ -179,8 +197,8 @@ class Agents:
         try:
             written = await self._world.kube.put_status(AGENTS, updated)
         except ApiError as error:
-            if pending and usage is not previous.usage:
-                self._usage.setdefault(key, Consumption()).add(pending)
+            if pending and usage is not None and usage is not previous.usage:
+                self._unsure[key] = (usage, pending)
             if error.conflict:
                 self._world.agents.see(await self._world.kube.get(AGENTS, *key))
             raise

@@ -1,8 +1,8 @@
 """The operator's main loop: leadership, queues, sweeps, and what watches tell it.
 
 Watches run before leadership, so that a standby's stores are warm; passes run only while leading.
-What the watches miss, the sweeps find: ghosts (deleted in a gap of a watch), workers that are
-gone, and attempts that no status knows.
+What the watches miss, the sweeps find: ghosts (deleted in a gap of a watch), states that nobody
+told of, workers that are gone, and attempts that no status knows.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ from corral.reconcile.library import Library
 from corral.reconcile.pools import Pools
 from corral.reconcile.queue import RetryLaterError, WorkQueue
 from corral.reconcile.references import parents_of, runs_template
-from corral.reconcile.store import ObjectKey, key_of, pool_of
+from corral.reconcile.store import ObjectKey, is_worker, key_of, pool_of
 from corral.reconcile.workflows import Workflows
 from corral.reconcile.world import Wake, World
 from corral.telemetry import metrics
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 WATCHED = (MODELS, AGENTS, POOLS, PODS, TEMPLATES, APPROVALS, WORKFLOWS, CRONS)
 INVENTORY_PERIOD = 10.0
-GHOST_PERIOD = 60.0
+COMPARE_PERIOD = 60.0
 PATIENCE = 30.0
 """Seconds after a term's start in which results may be fetched that are long due."""
 
@@ -105,6 +105,10 @@ class Controller:
             pool=self._queues["agentpools"].add,
             cron=self._queues["cronworkflows"].add,
         )
+        self._ahead: dict[Kind, list[Json]] = {}
+        """What the last comparison found newer than the stores, metadata only."""
+        self._disowned: list[Json] = []
+        """Pods that watches called deleted and that may have lost their labels instead."""
         self.synced = asyncio.Event()
         """Set once every kind has been listed."""
 
@@ -130,6 +134,8 @@ class Controller:
         store = self.world.store(kind)
         key = key_of(obj)
         if event == "DELETED":
+            if kind is PODS and not obj["metadata"].get("deletionTimestamp"):
+                self._disowned.append(obj)
             if store.remove(key, obj["metadata"]["uid"]):
                 self._changed(kind, key, obj, gone=True)
         elif store.see(obj):
@@ -200,7 +206,7 @@ class Controller:
             endless = [
                 *(queue.run() for queue in self._queues.values()),
                 self._every(INVENTORY_PERIOD, self._sweep),
-                self._every(GHOST_PERIOD, self._purge_ghosts),
+                self._every(COMPARE_PERIOD, self._compare),
                 sweep_forever(self._artifacts, self._living),
             ]
             tasks += [asyncio.create_task(work) for work in endless]
@@ -228,7 +234,7 @@ class Controller:
         while True:
             try:
                 await self.prime()
-                await self._purge_ghosts()
+                await self._compare()
                 break
             except ApiError as error:
                 log.warning("the API server can't be read: %s", error)
@@ -307,18 +313,58 @@ class Controller:
         newest = await self.world.kube.list_metadata(WORKFLOWS, "")
         return runs_of([*newest, *self.world.workflows])
 
-    async def _purge_ghosts(self) -> None:
-        """Finds what was deleted while a watch was down."""
+    async def _compare(self) -> None:
+        """Finds what the watches did not tell of: deletions, and newer states.
+
+        A watch may merely be late with a newer state: so it is read if it was there to be seen
+        at the comparison before.
+        """
         for kind in WATCHED:
             store = self.world.store(kind)
             before = {key_of(obj) for obj in store}
-            if not before:
-                continue
             labels = WORKER_SELECTOR if kind is PODS else ""
-            living = {key_of(obj) for obj in await self.world.kube.list_metadata(kind, labels)}
+            listed = {key_of(obj): obj for obj in await self.world.kube.list_metadata(kind, labels)}
+            overdue = self._ahead.get(kind, [])
+            self._ahead[kind] = [obj for obj in listed.values() if store.is_behind(obj)]
+            for key in before - listed.keys():
+                await self._look_again(kind, key)
+            for obj in overdue:
+                if store.is_behind(obj):
+                    await self._look_again(kind, key_of(obj))
+
+        await self._delete_disowned()
+
+    async def _delete_disowned(self) -> None:
+        """Deletes workers whose labels were taken off: nobody sees them, and they were replaced."""
+        while self._disowned:
+            key, uid = key_of(self._disowned[-1]), self._disowned[-1]["metadata"]["uid"]
+            try:
+                pod = await self.world.kube.get(PODS, *key)
+            except ApiError as error:
+                if not error.not_found:
+                    raise
+                pod = {}
+            if pod and pod["metadata"]["uid"] == uid and pool_of(pod) and not is_worker(pod):
+                log.warning("pod %s/%s is a worker without its labels: it is deleted", *key)
+                await self.world.kube.delete(PODS, *key, uid)
+            self._disowned.pop()
+
+    async def _look_again(self, kind: Kind, key: ObjectKey) -> None:
+        """Takes an object as it is now, by a read of its own: a list may be old."""
+        known = self.world.store(kind).get(key)
+        try:
+            obj = await self.world.kube.get(kind, *key)
+        except ApiError as error:
+            if not error.not_found:
+                raise
             # A new object of the same name tells of itself by its own event.
-            for key in before - living:
-                known = store.get(key)
-                if known is not None and store.remove(key):
-                    log.info("%s %s/%s is a ghost", kind.plural, *key)
-                    self._changed(kind, key, known, gone=True)
+            if known is not None and self.world.store(kind).remove(key, known["metadata"]["uid"]):
+                log.info("%s %s/%s is a ghost", kind.plural, *key)
+                self._changed(kind, key, known, gone=True)
+            return
+        if kind is PODS and not is_worker(obj):
+            self.saw(PODS, "DELETED", obj)
+            return
+        if self.world.store(kind).is_behind(obj):
+            log.info("no watch told of %s %s/%s", kind.plural, *key)
+        self.saw(kind, None, obj)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from corral.api.workflow import WorkflowStatus
 from corral.kube.client import Json
-from corral.plan.names import LABEL_POOL
+from corral.plan.names import WORKER_LABELS
 
 ObjectKey = tuple[str, str]
 """(namespace, name)."""
@@ -19,8 +19,15 @@ def key_of(obj: Json) -> ObjectKey:
 
 
 def pool_of(pod: Json) -> str:
-    """The pool that a pod says it is of."""
-    return str((pod["metadata"].get("labels") or {}).get(LABEL_POOL, ""))
+    """The pool that made a pod: its owner, as anybody may take a label off."""
+    owners = pod["metadata"].get("ownerReferences") or []
+    made_by = (o["name"] for o in owners if o.get("controller") and o.get("kind") == "AgentPool")
+    return next(made_by, "")
+
+
+def is_worker(pod: Json) -> bool:
+    """Whether a pod's labels are those by which workers are listed and watched."""
+    return WORKER_LABELS.items() <= (pod["metadata"].get("labels") or {}).items()
 
 
 def owned_by(obj: Json, uid: str) -> bool:
@@ -52,16 +59,21 @@ class Store:
         self.on_replaced: Callable[[Json], None] = lambda _: None
         """Told of an object that must be gone, since another of its name was seen."""
 
-    def see(self, obj: Json) -> bool:
-        """Takes an object that was read or written; False if a newer state is known already.
+    def is_behind(self, obj: Json) -> bool:
+        """Whether that is a newer state than the known one, or of an object that is not known.
 
         Resource versions of one kind are compared as numbers, which the API server's etcd
         storage makes them. A new UID always wins: versions only grow.
         """
+        known = self._objects.get(key_of(obj))
+        return known is None or _version(obj) > _version(known)
+
+    def see(self, obj: Json) -> bool:
+        """Takes an object that was read or written; False if a newer state is known already."""
+        if not self.is_behind(obj):
+            return False
         key = key_of(obj)
         known = self._objects.get(key)
-        if known is not None and _version(obj) <= _version(known):
-            return False
         # Never used, and often larger than the object itself.
         obj["metadata"].pop("managedFields", None)
         if known is not None and known["metadata"]["uid"] != obj["metadata"]["uid"]:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class WatchApi:
     def __init__(self, *faults: str) -> None:
         self.faults = list(faults)
         self.workflows: dict[str, Json] = {}
+        self.unlisted: set[str] = set()
         self.watches = 0
         self.lists = 0
         self.version = 1
@@ -86,9 +87,13 @@ class WatchApi:
             version = {"groupVersion": "corral.dev/v1alpha1", "version": "v1alpha1"}
             group = {"name": "corral.dev", "versions": [version], "preferredVersion": version}
             return web.json_response({"groups": [group]})
+        if "namespaces" in parts:
+            found = self.workflows.get(parts[-1])
+            return web.json_response(found or {}, status=200 if found else 404)
         if "watch" in request.query:
             return await self._watch(request, parts[-1])
-        items = list(self.workflows.values()) if parts[-1] == "workflows" else []
+        listed = [one for name, one in self.workflows.items() if name not in self.unlisted]
+        items = listed if parts[-1] == "workflows" else None  # as the real one says "none"
         self.lists += parts[-1] == "workflows"
         metadata = {"resourceVersion": str(self.version)}
         return web.json_response({"metadata": metadata, "items": items})
@@ -206,20 +211,44 @@ async def test_events_keep_coming_after(
         await until(lambda: api.watches >= 3)
 
 
-async def test_what_was_deleted_in_a_gap_is_found_by_the_sweep() -> None:
-    api = WatchApi()
-    for name in ("stays", "goes"):
-        api.put(name)
+@asynccontextmanager
+async def comparing(api: WatchApi) -> AsyncIterator[Callable[[], Awaitable[list[str]]]]:
+    """A controller without watches: compares, and tells what it knows of."""
     async with served(api.handle) as address, kube_of(address) as kube:
         artifacts = ArtifactStore("memory://test")
         controller = Controller(kube, artifacts, "corral-system", "me", "image")
         await controller.prime()
         assert controller.synced.is_set()
-        api.hide("goes")
-        await controller._purge_ghosts()
-        left = [obj["metadata"]["name"] for obj in controller.world.workflows]
-        assert left == ["stays"]
-        api.put("new")  # listed, and not told of yet: no ghost, and no invention either
-        await controller._purge_ghosts()
-        assert [obj["metadata"]["name"] for obj in controller.world.workflows] == ["stays"]
+
+        async def compared() -> list[str]:
+            await controller._compare()
+            return sorted(obj["metadata"]["name"] for obj in controller.world.workflows)
+
+        yield compared
         await controller._client.close()
+
+
+async def test_what_was_deleted_in_a_gap_is_found_by_the_sweep() -> None:
+    api = WatchApi()
+    for name in ("stays", "goes"):
+        api.put(name)
+    async with comparing(api) as compared:
+        api.hide("goes")
+        assert await compared() == ["stays"]
+
+
+async def test_what_no_watch_told_of_is_found_once_it_is_not_merely_late() -> None:
+    api = WatchApi()
+    async with comparing(api) as compared:
+        api.put("new")
+        assert await compared() == []
+        assert await compared() == ["new"]
+
+
+async def test_an_old_list_makes_no_ghosts() -> None:
+    api = WatchApi()
+    for name in ("old", "young"):
+        api.put(name)
+    async with comparing(api) as compared:
+        api.unlisted = {"young"}
+        assert await compared() == ["old", "young"]

@@ -5,17 +5,15 @@ from typing import Any
 from corral.reconcile.store import PodStore, Store
 
 
-def obj(name: str, version: int, uid: str = "u1", **labels: str) -> dict[str, Any]:
+def obj(name: str, version: int, uid: str = "u1", pool: str = "p") -> dict[str, Any]:
+    owner = {"kind": "AgentPool", "name": pool, "uid": "pool-uid", "controller": True}
     metadata = {
         "namespace": "ns",
         "name": name,
         "uid": uid,
         "resourceVersion": str(version),
-        "labels": {
-            key.replace("_", "/").replace("corral/", "corral.dev/"): v for key, v in labels.items()
-        },
         "managedFields": [{}],
-        "ownerReferences": [{"uid": "pool-uid", "controller": True}],
+        "ownerReferences": [owner],
     }
     return {"metadata": metadata}
 
@@ -43,10 +41,10 @@ def test_a_late_deletion_does_not_remove_the_object_of_the_same_name_that_follow
 def test_a_name_that_is_used_again_tells_that_the_first_object_is_gone() -> None:
     store, gone = PodStore(), []
     store.on_replaced = lambda pod: gone.append(pod["metadata"]["uid"])
-    store.see(obj("a", 5, corral_pool="p"))
-    store.see(obj("a", 6, corral_pool="p"))
+    store.see(obj("a", 5, pool="p"))
+    store.see(obj("a", 6, pool="p"))
     assert gone == []
-    store.see(obj("a", 9, "u2", corral_pool="p"))
+    store.see(obj("a", 9, "u2", pool="p"))
     assert gone == ["u1"]
     assert store.by_uid("u1") is None
     assert store.by_uid("u2") is not None
@@ -54,8 +52,8 @@ def test_a_name_that_is_used_again_tells_that_the_first_object_is_gone() -> None
 
 def test_a_pod_that_changes_its_pool_is_counted_once() -> None:
     store = PodStore()
-    store.see(obj("a", 5, corral_pool="p"))
-    store.see(obj("a", 6, corral_pool="q"))
+    store.see(obj("a", 5, pool="p"))
+    store.see(obj("a", 6, pool="q"))
     assert store.of_pool(("ns", "p")) == []
     assert len(store.of_pool(("ns", "q"), "pool-uid")) == 1
     assert store.of_pool(("ns", "q"), "another-uid") == []

@@ -1,0 +1,124 @@
+"""Calls to the API server that go wrong on their way: the end is as it would have been without."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import fresh_namespace
+from tests.cluster.harness import reason, why
+from tests.cluster.lab import Lab, agent
+from tests.faults.calls import drop, late, lose_every_other, refuse, twice
+from tests.faults.oracle import INPUTS, LAST_QUIET, RULES, Oracle, small_run
+from tests.faults.rig import rigged, shortly
+
+WRITES = r"^(POST|PUT|PATCH|DELETE) /api(?!.*/leases/)"
+ANY = r"^\w+ /(api|openid)"
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Oracle]:
+    with rigged() as rig, fresh_namespace() as cluster:
+        lab = Lab(cluster)
+        lab.build(RULES, *agent("worker", replicas=1))
+        yield Oracle(rig, lab)
+
+
+FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "is-lost-on-its-way": (WRITES, {"fault": drop, "every_other": True}),
+    "gives-an-answer-that-is-lost": (WRITES, {"fault": lose_every_other()}),
+    "arrives-twice": (WRITES, {"fault": twice}),
+    "meets-a-conflict": (WRITES, {"fault": refuse(409, "Conflict"), "every_other": True}),
+    "is-late": (WRITES, {"fault": late(0.3)}),
+    "meets-a-500": (WRITES, {"fault": refuse(500, "InternalError"), "seconds": shortly(60)}),
+    "is-forbidden": (WRITES, {"fault": refuse(403, "Forbidden"), "seconds": shortly(60)}),
+    "is-too-much": (
+        WRITES,
+        {"fault": refuse(429, "TooManyRequests", retry_after=2), "seconds": shortly(60)},
+    ),
+}
+"""What happens to each write that is about an Agent, a pool and a run of that name, and when."""
+
+
+def test_runs_on_workers_that_are_made_meanwhile_end_as_ever_whatever_happens_to_each_write(
+    oracle: Oracle,
+) -> None:
+    lab = oracle.lab
+    with ExitStack() as stack:
+        rules = {
+            name: stack.enter_context(oracle.rig.proxy.breaking(pattern, about=name, **fault))
+            for name, (pattern, fault) in FAULTS.items()
+        }
+        for name in FAULTS:
+            lab.make(*agent(name, replicas=1), small_run(name, agent=name))
+        for name in FAULTS:
+            oracle.ends_well(name)
+        oracle.settled()
+    for name, rule in rules.items():
+        assert 5 <= len(rule.met) < 80, f"each {name}: {len(rule.met)}"
+        used = lab.cluster.get("agent", name)["status"]["usage"]
+        assert used["requests"] == len(INPUTS), f"each {name}"
+    limited = rules["is-too-much"].met
+    again = [b.at - a.at for a, b in pairwise(limited) if str(a) == str(b)]
+    assert again, "nothing was tried again"
+    for target in {str(call) for call in limited}:
+        times = [call.at for call in limited if str(call) == target and "/events" not in target]
+        assert all(b - a > 1.9 for a, b in pairwise(times)), f"{target} came too soon: {times}"
+    for name in FAULTS:
+        lab.cluster.kubectl("delete", f"agentpool/{name}", f"agent/{name}")
+    for name in FAULTS:
+        lab.cluster.gone("pods", f"corral.dev/pool={name}")
+
+
+def test_who_may_make_no_pods_says_so_and_makes_them_once_it_may(oracle: Oracle) -> None:
+    lab, name = oracle.lab, "forbidden-pods"
+    with oracle.rig.proxy.breaking(r"^POST .*/pods$", refuse(403, "Forbidden")):
+        lab.make(*agent(name, replicas=1), small_run(name, agent=name))
+        found = lab.cluster.wait(
+            "agentpool", name, lambda p: reason(p, "Ready") == "PodFailed", "told of"
+        )
+        assert "pods can't be made" in why(found, "Ready")
+        lab.cluster.wait(
+            "workflow", name, lambda w: "pods can't be made" in why(w, "Reconciling"), "told of"
+        )
+    oracle.holds(name)
+
+
+def test_an_api_server_that_answers_nothing_but_503_for_long_is_waited_for(
+    oracle: Oracle,
+) -> None:
+    oracle.lab.start(small_run("before-503"))
+    answer = refuse(503, "ServiceUnavailable")
+    with oracle.rig.proxy.breaking(ANY, answer, seconds=shortly(90)) as rule:
+        oracle.lab.start(small_run("during-503"))
+        for name in ("before-503", "during-503"):
+            oracle.ends_well(name, timeout=300)
+    oracle.settled()
+    assert oracle.rig.operator.exit_code is None
+    assert 3 < len(rule.met) < 20 * shortly(90), "calls while nothing but 503 was answered"
+
+
+def test_a_full_etcd_is_waited_for(oracle: Oracle) -> None:
+    proxy = oracle.rig.proxy
+
+    def alarm(action: str) -> Any:
+        body = {"action": action, "memberID": 0, "alarm": "NOSPACE"}
+        return proxy.fetch("POST", "http://127.0.0.1:2379/v3/maintenance/alarm", body)
+
+    oracle.lab.start(small_run("out-of-space"))
+    oracle.lab.until_called(oracle.lab.cluster.get("workflow", "out-of-space")["metadata"]["uid"])
+    assert alarm("ACTIVATE")["alarms"][0]["alarm"] == "NOSPACE"
+    try:
+        done = oracle.lab.cluster.kubectl("label", "agent", "worker", "full=1", check=False)
+        assert "space exceeded" in done.stderr
+    finally:
+        assert alarm("DEACTIVATE")
+    oracle.holds("out-of-space")
+    oracle.lab.start(small_run("after-the-flood"))
+    oracle.holds("after-the-flood")
+
+
+def test_all_is_quiet_in_the_end(oracle: Oracle) -> None:
+    oracle.settled(LAST_QUIET)
