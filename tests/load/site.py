@@ -10,6 +10,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from corral.kube.client import (
     AGENTS,
@@ -17,6 +23,7 @@ from corral.kube.client import (
     PODS,
     POOLS,
     WORKFLOWS,
+    ApiError,
     Json,
     Kind,
     Kube,
@@ -29,7 +36,7 @@ from tests.load.sizes import Sizes
 NAMESPACES = Kind("", "v1", "namespaces")
 SYSTEM = "corral-system"
 OPERATORS = "app.kubernetes.io/component=operator"
-POSTS_AT_ONCE = 64
+POSTS_AT_ONCE = 32
 
 
 class LoadError(Exception):
@@ -156,9 +163,26 @@ class Runs:
             while waiting:
                 workflow = waiting.pop()
                 self.made[workflow["metadata"]["name"]] = time.time()
-                await self.site.kube.create(WORKFLOWS, self.namespace, workflow)
+                await self._post(workflow)
 
         await asyncio.gather(*(post() for _ in range(at_once)))
+
+    async def _post(self, workflow: Json) -> None:
+        # A server that is busy may answer too late, or not at all.
+        tries = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, ApiError) and error.may_pass),
+            wait=wait_random_exponential(max=5),
+            stop=stop_after_delay(self.site.sizes.timeout),
+            reraise=True,
+        )
+        async for attempt in tries:
+            with attempt:
+                try:
+                    await self.site.kube.create(WORKFLOWS, self.namespace, workflow)
+                except ApiError as error:
+                    # Made by a try of which only the answer was lost.
+                    if not (error.conflict and attempt.retry_state.attempt_number > 1):
+                        raise
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
         """Waits until something holds of what the watch has told.
