@@ -10,9 +10,9 @@ def _object(kind: str, name: str, spec: Json) -> Json:
     return {**made, "spec": spec}
 
 
-def model(name: str, latency: int) -> Json:
-    """A Model that answers by itself after so many milliseconds."""
-    simulation = {"latency": f"{latency}ms", "reply": "done"}
+def model(name: str, latency: str) -> Json:
+    """A Model that answers by itself after so long, such as ``50ms``."""
+    simulation = {"latency": latency, "reply": "done"}
     return _object("Model", name, {"provider": "simulated", "simulation": simulation})
 
 

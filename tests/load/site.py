@@ -112,11 +112,11 @@ class Site:
                     return
 
     async def team(
-        self, namespace: str, name: str, *, latency: int | None = None, concurrency: int = 0
+        self, namespace: str, name: str, *, latency: str = "", concurrency: int = 0
     ) -> None:
         """Makes a Model, an Agent and its workers, all of that name, and waits for the workers."""
         sizes = self.sizes
-        latency = sizes.latency if latency is None else latency
+        latency = latency or f"{sizes.latency}ms"
         pool = objects.pool(name, sizes.workers, concurrency or sizes.concurrency)
         await self.kube.create(MODELS, namespace, objects.model(name, latency))
         await self.kube.create(AGENTS, namespace, objects.agent(name))

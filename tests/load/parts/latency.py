@@ -20,7 +20,7 @@ async def latency(site: Site, part: Part) -> None:
     """
     sizes = site.sizes
     async with site.namespace() as namespace:
-        await site.team(namespace, TEAM, latency=MODEL_LATENCY)
+        await site.team(namespace, TEAM, latency=f"{MODEL_LATENCY}ms")
         async with following(site, namespace) as runs:
             await runs.run([objects.chain("warm-up", 3, TEAM)])
             warm_up = runs.newest["warm-up"]["metadata"]["uid"]

@@ -23,7 +23,7 @@ async def overload(site: Site, part: Part) -> None:
     capacity = sizes.workers * CONCURRENCY * 1000 / MODEL_LATENCY
     count = int(capacity * 2 * sizes.overload)
     async with site.namespace() as namespace:
-        await site.team(namespace, TEAM, latency=MODEL_LATENCY, concurrency=CONCURRENCY)
+        await site.team(namespace, TEAM, latency=f"{MODEL_LATENCY}ms", concurrency=CONCURRENCY)
         operator = await site.operator()
         async with following(site, namespace) as runs:
             await runs.run([objects.chain("warm-up", 1, TEAM)])
