@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,13 @@ def _arguments() -> tuple[argparse.Namespace, Sizes]:
         metavar="URL",
         help="the metrics of an operator that runs in no pod, as of `make run`",
     )
-    sizes = parser.add_argument_group("sizes")
-    for name, value in asdict(WHOLE).items():
-        sizes.add_argument(f"--{name.replace('_', '-')}", type=type(value), metavar="N")
+    group = parser.add_argument_group("sizes")
+    for size in fields(WHOLE):
+        whole, quick = getattr(WHOLE, size.name), getattr(QUICK, size.name)
+        words = f"{size.metadata['help']} ({whole:g}"
+        words += f"; {quick:g} with --quick)" if quick != whole else ")"
+        option = f"--{size.name.replace('_', '-')}"
+        group.add_argument(option, type=type(whole), metavar="N", help=words)
     options = parser.parse_args()
     if not os.environ.get("KUBECONFIG"):
         parser.error("KUBECONFIG names no cluster")
@@ -70,7 +74,9 @@ def _arguments() -> tuple[argparse.Namespace, Sizes]:
     if unknown := set(options.only) - set(PARTS):
         parser.error(f"--only: no such part: {', '.join(sorted(unknown))}; see --help")
     given: dict[str, Any] = {
-        name: value for name in asdict(WHOLE) if (value := getattr(options, name)) is not None
+        size.name: value
+        for size in fields(WHOLE)
+        if (value := getattr(options, size.name)) is not None
     }
     return options, replace(QUICK if options.quick else WHOLE, **given)
 
