@@ -42,7 +42,7 @@ async def overload(site: Site, part: Part) -> None:
                 Figure("done", count / seconds, "/s"),
                 Figure("of what the workers can do", count / seconds / capacity * 100, "%"),
                 Figure("longest queue", longest, "Workflows"),
-                Figure("API writes", (used.writes - operator.writes) / count, "/step"),
+                Figure("API writes", (used.calls - operator.calls).total() / count, "/step"),
                 Figure("operator's CPU", (used.cpu - operator.cpu) / count * 1000, "ms/step"),
                 Figure("unexpected errors", used.errors - operator.errors, most=0, must=True),
                 *losses(runs, count + 1),

@@ -14,7 +14,7 @@ from corral.kube.client import (
 )
 from tests.load import objects
 from tests.load.parts.throughput import losses
-from tests.load.readings import OperatorReading
+from tests.load.readings import LEASE, OperatorReading
 from tests.load.report import Figure, Part
 from tests.load.site import SYSTEM, Site, following
 
@@ -62,7 +62,8 @@ async def _idle(site: Site, part: Part) -> None:
     await asyncio.sleep(site.sizes.idle)
     seconds = time.monotonic() - started
     used, served = await site.operator(), await site.server()
-    calls = served.calls - server.calls
+    calls = used.calls - operator.calls
+    leases = calls.pop(LEASE, 0)
     part.figures += [
         Figure("idle: writes besides the Lease's", calls.total(), most=0),
         Figure("idle: operator's CPU", (used.cpu - operator.cpu) / seconds * 1000, "ms/s"),
@@ -71,8 +72,8 @@ async def _idle(site: Site, part: Part) -> None:
     ]
     part.details["idle"] = {
         "seconds": round(seconds, 1),
-        "writesWithTheLease": used.writes - operator.writes,
-        "calls": dict(calls),
+        "writesOfTheLease": leases,
+        "otherWrites": dict(calls),
     }
 
 
@@ -96,7 +97,7 @@ async def _restart(site: Site, namespace: str, part: Part) -> None:
     silence, again = max((later - earlier, later) for earlier, later in pairwise(ends))
     dispatched = again - TICK / 1000
     changed = sorted(name for name in after if after[name] != before.get(name))
-    calls = served.calls - server.calls
+    writes = served.status_writes - server.status_writes
     part.figures += [
         Figure(
             "restart: start of the process to first dispatch",
@@ -107,7 +108,7 @@ async def _restart(site: Site, namespace: str, part: Part) -> None:
         Figure("restart: silence at the worker", silence - TICK / 1000, "s"),
         Figure(
             "restart: writes of statuses that were not needed",
-            calls["PUT workflows/status"] - needed,
+            writes - needed,
             most=0,
         ),
         Figure("restart: other objects changed", len(changed), most=0),
@@ -116,8 +117,8 @@ async def _restart(site: Site, namespace: str, part: Part) -> None:
     ]
     part.details["restart"] = {
         "changed": changed[:20],
-        "calls": dict(calls),
-        "tickerChanges": needed,
+        "writesOfTheNewProcess": dict(used.calls),
+        "writesOfTheTicker": needed,
     }
 
 

@@ -53,11 +53,11 @@ class Cost:
             await runs.run(workflows)
             seconds = time.monotonic() - started
             used, served = await site.operator(), await site.server()
-        calls = served.calls - server.calls
+        calls = used.calls - operator.calls
         steps = self.steps
         part.figures += [
             Figure("steps", steps / seconds, "/s", least=self._rate),
-            Figure("API writes", (used.writes - operator.writes) / steps, "/step", self._writes),
+            Figure("API writes", calls.total() / steps, "/step", self._writes),
             Figure(
                 "operator's CPU", (used.cpu - operator.cpu) / steps * 1000, "ms/step", self._cpu
             ),
@@ -70,9 +70,7 @@ class Cost:
             "steps": steps,
             "seconds": round(seconds, 2),
             "operatorResidentMiB": round(used.resident / 2**20),
-            "writesPerStepByCall": {
-                call: round(count / steps, 3) for call, count in calls.most_common()
-            },
+            "writesPerStep": {call: round(count / steps, 3) for call, count in calls.most_common()},
         }
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.load.readings import operator_reading, server_reading
+from tests.load.readings import server_reading
 from tests.load.report import Figure, Part, report, table, write
 
 OPERATOR = """\
-# TYPE corral_api_writes gauge
-corral_api_writes 12.0
+# TYPE corral_api_writes_total counter
+corral_api_writes_total{resource="workflows/status",verb="PUT"} 12.0
+corral_api_writes_total{resource="leases",verb="PUT"} 2.0
 # TYPE corral_api_conflicts_total counter
 corral_api_conflicts_total 3.0
 # TYPE corral_reconcile_errors gauge
@@ -25,48 +26,27 @@ process_start_time_seconds 1.7e+09
 """
 
 
-def calls(*rows: tuple[str, str, str, str, int]) -> str:
-    """The API server's page: verb, group, resource, subresource, how often."""
-    lines = [
-        f'apiserver_request_total{{code="200",group="{group}",resource="{resource}",'
+def calls(code: int, verb: str, group: str, resource: str, sub: str, count: int) -> str:
+    """A line of the API server's page."""
+    return (
+        f'apiserver_request_total{{code="{code}",group="{group}",resource="{resource}",'
         f'subresource="{sub}",verb="{verb}"}} {count}'
-        for verb, group, resource, sub, count in rows
-    ]
-    return "\n".join(["process_cpu_seconds_total 7.5", *lines, "other_total 1"])
-
-
-def test_the_operators_counters_are_read_over_all_labels() -> None:
-    reading = operator_reading(OPERATOR)
-    assert (reading.writes, reading.conflicts, reading.errors) == (12, 3, 2)
-    assert (reading.cpu, reading.resident, reading.started) == (4.5, 2**20, 1.7e9)
-
-
-def test_the_api_servers_calls_are_those_that_the_operator_may_have_made() -> None:
-    reading = server_reading(
-        calls(
-            ("PUT", "corral.dev", "workflows", "status", 5),
-            ("POST", "events.k8s.io", "events", "", 4),
-            ("POST", "", "pods", "", 3),
-            ("POST", "", "serviceaccounts", "token", 2),
-            ("POST", "corral.dev", "workflows", "", 50),
-            ("GET", "corral.dev", "workflows", "", 60),
-            ("PATCH", "", "nodes", "status", 70),
-            ("PUT", "coordination.k8s.io", "leases", "", 80),
-        )
     )
-    assert reading.cpu == 7.5
-    assert reading.calls == {
-        "PUT workflows/status": 5,
-        "POST events": 4,
-        "POST pods": 3,
-        "POST serviceaccounts/token": 2,
-    }
 
 
-def test_calls_are_added_up_over_answers() -> None:
-    refused = calls(("PUT", "corral.dev", "workflows", "status", 1)).replace("200", "409")
-    both = calls(("PUT", "corral.dev", "workflows", "status", 2)) + "\n" + refused
-    assert server_reading(both).calls == {"PUT workflows/status": 3}
+def test_the_api_servers_writes_of_workflows_statuses_are_added_up_over_answers() -> None:
+    lines = [
+        "process_cpu_seconds_total 7.5",
+        calls(200, "PUT", "corral.dev", "workflows", "status", 5),
+        calls(409, "PUT", "corral.dev", "workflows", "status", 1),
+        calls(200, "GET", "corral.dev", "workflows", "status", 60),
+        calls(201, "POST", "corral.dev", "workflows", "", 50),
+        calls(200, "PUT", "corral.dev", "agents", "status", 70),
+        calls(200, "PUT", "other.dev", "workflows", "status", 80),
+        "other_total 1",
+    ]
+    reading = server_reading("\n".join(lines))
+    assert (reading.cpu, reading.status_writes) == (7.5, 6)
 
 
 @pytest.mark.parametrize(
