@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from prometheus_client.parser import text_string_to_metric_families
 
 LEASE = "PUT leases"
+_STATUS_WRITE = {
+    "group": "corral.dev",
+    "resource": "workflows",
+    "subresource": "status",
+    "verb": "PUT",
+}
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,3 @@ def server_reading(text: str) -> ServerReading:
             elif _STATUS_WRITE.items() <= sample.labels.items():
                 writes += int(sample.value)
     return ServerReading(cpu, writes)
-
-
-_STATUS_WRITE = {
-    "group": "corral.dev",
-    "resource": "workflows",
-    "subresource": "status",
-    "verb": "PUT",
-}

@@ -120,7 +120,7 @@ class Controller:
             finally:
                 metrics.PASSES.labels(name).observe(perf_counter() - started)
 
-        queue = WorkQueue(name, timed)
+        queue = WorkQueue(name, timed, lane=lambda key: key[0])
         metrics.QUEUE_DEPTH.labels(name).set_function(lambda: len(queue))
         metrics.PASS_ERRORS.labels(name).set_function(lambda: queue.errors)
         return queue

@@ -1,4 +1,8 @@
-"""A work queue: coalescing, one pass at a time per key, delays, backoff on errors."""
+"""A work queue: coalescing, one pass at a time per key, delays, backoff on errors.
+
+Keys are of lanes, such as namespaces, which take turns: who has thousands of keys that are due
+delays nobody else's. Within a lane the key that is due earliest comes first.
+"""
 
 import asyncio
 import heapq
@@ -30,15 +34,22 @@ class WorkQueue(Generic[Key]):
     """Calls ``work(key)`` for every key that was added, at least once after its last ``add``."""
 
     def __init__(
-        self, name: str, work: Callable[[Key], Awaitable[None]], parallelism: int = 16
+        self,
+        name: str,
+        work: Callable[[Key], Awaitable[None]],
+        parallelism: int = 16,
+        lane: Callable[[Key], Hashable] = lambda _: None,
     ) -> None:
         self.name = name
         self.errors = 0
         """Passes that ended in an exception that nobody expected."""
         self._work = work
         self._parallelism = parallelism
+        self._lane = lane
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
+        self._lanes: dict[Hashable, list[tuple[float, int, Key]]] = {}
+        """What is due, as heaps; the first lane is the next to have its turn."""
         self._running: set[Key] = set()
         self._again: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
@@ -70,15 +81,10 @@ class WorkQueue(Generic[Key]):
             while True:
                 self._wake.clear()
                 now = monotonic()
-                while self._heap and len(self._running) < self._parallelism:
-                    due, _, key = self._heap[0]
-                    if self._due.get(key) != due:
-                        heapq.heappop(self._heap)
-                        continue
-                    if due > now:
+                while len(self._running) < self._parallelism:
+                    key = self._next(now)
+                    if key is None:
                         break
-                    heapq.heappop(self._heap)
-                    del self._due[key]
                     self._running.add(key)
                     group.create_task(self._pass(key), name=f"{self.name} {key}")
                 full = len(self._running) >= self._parallelism
@@ -88,6 +94,22 @@ class WorkQueue(Generic[Key]):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
+
+    def _next(self, now: float) -> Key | None:
+        """Takes the key whose turn it is, if one is due."""
+        while self._heap and self._heap[0][0] <= now:
+            wish = heapq.heappop(self._heap)
+            heapq.heappush(self._lanes.setdefault(self._lane(wish[2]), []), wish)
+        while self._lanes:
+            lane = next(iter(self._lanes))
+            wishes = self._lanes.pop(lane)
+            due, _, key = heapq.heappop(wishes)
+            if wishes:
+                self._lanes[lane] = wishes
+            if self._due.get(key) == due:  # else an earlier wish has taken its place
+                del self._due[key]
+                return key
+        return None
 
     async def _pass(self, key: Key) -> None:
         delay: float | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,9 +13,11 @@ from corral.reconcile.queue import FIRST, RetryLaterError, WorkQueue
 
 @asynccontextmanager
 async def running(
-    work: Callable[[str], Awaitable[None]], parallelism: int = 16
+    work: Callable[[str], Awaitable[None]],
+    parallelism: int = 16,
+    lane: Callable[[str], Hashable] = lambda _: None,
 ) -> AsyncIterator[WorkQueue[str]]:
-    queue = WorkQueue("test", work, parallelism)
+    queue = WorkQueue("test", work, parallelism, lane)
     task = asyncio.create_task(queue.run())
     try:
         yield queue
@@ -158,3 +160,38 @@ async def test_what_goes_first_is_worked_on_before_what_is_due_already() -> None
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert order == ["first", "first", "a", "b"]
+
+
+async def test_lanes_take_turns_and_within_one_the_earliest_comes_first() -> None:
+    order: list[str] = []
+
+    async def work(key: str) -> None:
+        order.append(key)
+
+    queue = WorkQueue("test", work, parallelism=1, lane=lambda key: key[0])
+    for key in ("a1", "a2", "a3", "b1", "c1", "b2"):
+        queue.add(key)
+    queue.add("a4", FIRST)
+    queue.add("a3", FIRST)
+    assert len(queue) == 6 + 1
+    task = asyncio.create_task(queue.run())
+    await until(lambda: len(order) == 7)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert order == ["a4", "b1", "c1", "a3", "b2", "a1", "a2"]
+    assert len(queue) == 0
+
+
+async def test_a_thousand_keys_of_one_lane_do_not_delay_a_key_of_another() -> None:
+    order: list[str] = []
+
+    async def work(key: str) -> None:
+        order.append(key)
+        if key == "a0":
+            queue.add("b1")
+
+    async with running(work, parallelism=1, lane=lambda key: key[0]) as queue:
+        for number in range(1000):
+            queue.add(f"a{number}")
+        await until(lambda: len(order) == 1001)
+    assert order.index("b1") <= 2
