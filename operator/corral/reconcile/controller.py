@@ -100,6 +100,8 @@ class Controller:
             pool=self._queues["agentpools"].add,
             cron=self._queues["cronworkflows"].add,
         )
+        self.world.slots.gates.wake_workflow = self._queues["workflows"].add
+        self.world.slots.gates.wake_model = self._queues["models"].add
         self.synced = asyncio.Event()
         """Set once every kind has been listed."""
 
@@ -228,6 +230,7 @@ class Controller:
                 await asyncio.sleep(1)
         await self._take_inventories(sweep=False)
         self._agents.open_accounts()
+        self._agents.open_gates()
         await self._workflows.take_up()
         self.world.patience_until = self.world.kube.now() + PATIENCE
 

@@ -21,7 +21,7 @@ from corral.plan.attempts import Place, payload_at, running_attempts
 from corral.plan.budget import Reservation
 from corral.plan.expressions import ExpressionError
 from corral.plan.facts import NotYetKnownError
-from corral.plan.holdings import on_workers, reservations, turns
+from corral.plan.holdings import models_asked, on_workers, reservations, turns
 from corral.plan.kinds import (
     children_looked_at,
     children_under_way,
@@ -121,9 +121,20 @@ class Workflows:
             if isinstance(run, Run):
                 if (spec := self._specs.effective(obj, run).spec) is not None:
                     self._settle_budgets(key, spec, run)
+                    self._resume_calls(key, spec, run)
                 for memo, place in turns(run):
                     self._world.flights.claim(key, memo, place)
             await asyncio.sleep(0)
+
+    def _resume_calls(self, key: WorkflowKey, spec: WorkflowSpec, run: Run) -> None:
+        """What the run has in flight counts against its Models' limits."""
+        for attempt, (agent, told) in models_asked(spec, run).items():
+            view = self._world.agent_view((key[0], agent))
+            for model in view.models if view else ():
+                if told in (None, model.name):
+                    load = model.load(structured=True)
+                    self._world.slots.gates.resume(key, attempt, (key[0], model.name), load)
+                    break
 
     async def strays(self, attempts: Iterable[str]) -> set[str]:
         """Those attempts of which the newest status says nothing: recorded, or of no run at all.
@@ -307,6 +318,9 @@ class Workflows:
                 Reservation(cost, tokens),
             ),
             flight=lambda memo, place: world.flights.claim(key, memo, place),
+            weigh=lambda attempt, model, load: world.slots.gates.weigh(
+                key, key[0], attempt, model, load, world.slots.priority(key)
+            ),
         )
         asked = [
             name
@@ -343,6 +357,7 @@ class Workflows:
                 await world.library.supply(key[0], p.facts)
                 p.results = ()
                 payloads |= plan(p, claim)
+            p.held_back = world.slots.gates.held_back(key)
             await world.library.keep(key[0], p.run.run_id, p.to_store)
         except ArtifactStoreError as error:
             raise RetryLaterError(f"outputs can't be stored or read: {error}") from error
@@ -550,6 +565,7 @@ class Workflows:
 
     def _inbox(self, key: WorkflowKey, record: _Record) -> Deliver:
         def deliver(result: Result) -> None:
+            self._world.slots.gates.ended(key[0], result)
             record.results[result.attempt_id] = result
             others = len(self._world.slots.held_by(key)) - len(record.results)
             self._world.wake.workflow(key, COALESCE if others > 0 else 0.0)
@@ -620,7 +636,7 @@ class Workflows:
         for waiting in world.flights.settle(key, set()):
             world.wake.workflow(waiting)
         for attempt_id, worker in world.slots.workers_of(key).items():
-            deliver = self._afterlife(world.slots.agent_on(worker.uid), worker)
+            deliver = self._afterlife(key[0], world.slots.agent_on(worker.uid), worker)
             world.attempts.cancel(attempt_id, worker, world.book(key[0]), deliver)
         freed = world.slots.forget(key)
         self._no_longer_uses(key)
@@ -629,10 +645,11 @@ class Workflows:
         for waiting in world.slots.waiting_for(freed):
             world.wake.workflow(waiting)
 
-    def _afterlife(self, agent: ObjectKey | None, worker: Worker) -> Deliver:
+    def _afterlife(self, namespace: str, agent: ObjectKey | None, worker: Worker) -> Deliver:
         """What becomes of an attempt whose Workflow is gone: it is billed all the same."""
 
         def deliver(result: Result) -> None:
+            self._world.slots.gates.ended(namespace, result)
             if agent is not None:
                 self.on_usage(agent, result.used)
             self._world.attempts.ack(result.attempt_id, worker)
