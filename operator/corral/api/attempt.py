@@ -81,6 +81,9 @@ class AttemptRequest(Resource):
     """A JSON Schema as compact JSON; replaces the Agent's own."""
     model_ref: str | None = None
     """The Model to ask instead of the Agent's own: one of its fallbacks."""
+    fallbacks: list[str] | None = None
+    """The Agent's Models that the attempt may move on to by itself; absent: all of them. Whoever
+    leaves some out makes an attempt that begins with one of them, where its limits let it."""
     max_cost_usd: str | None = None
     """What the attempt may cost: no model call begins once it has cost that much."""
     max_tokens: str | None = None
@@ -108,6 +111,13 @@ class ModelUsage(Resource):
     unanswered: str = "0"
     """Requests that ended without a word on their usage: timed out, cut off, cancelled."""
     simulated: bool = False
+    answered: bool = False
+    """Whether any request was answered, be it with a refusal of that request."""
+    failures: str = "0"
+    """Requests in a row, up to the last one, that the model failed: unavailable, limiting its rate,
+    or without an answer when the attempt's time was over."""
+    retry_after_seconds: str | None = None
+    """How long the provider asked to be left alone, with its last answer."""
 
 
 class AttemptError(Resource):

@@ -25,6 +25,24 @@ INFRASTRUCTURE = frozenset(
 )
 """Losses that are not the step's fault: not counted against ``retryStrategy.limit``."""
 
+FALLBACK_ERRORS = frozenset(
+    {ErrorClass.MODEL_UNAVAILABLE, ErrorClass.RATE_LIMITED, ErrorClass.BUDGET}
+)
+"""The errors of a fallback that names none. Budget is the Agent's budget, which the operator
+minds: it then starts an attempt at the fallback."""
+
+OF_MODELS = frozenset(
+    {
+        ErrorClass.MODEL_UNAVAILABLE,
+        ErrorClass.RATE_LIMITED,
+        ErrorClass.INVALID_OUTPUT,
+        ErrorClass.AUTH,
+        ErrorClass.QUOTA,
+        ErrorClass.REJECTED,
+    }
+)
+"""What another Model may do better."""
+
 NEVER_RETRIED = frozenset({ErrorClass.AUTH, ErrorClass.QUOTA, ErrorClass.BUDGET})
 
 
@@ -69,3 +87,7 @@ class Reason(StrEnum):
     CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
     ARTIFACTS_UNAVAILABLE = "ArtifactsUnavailable"
     NO_CAPACITY = "NoCapacity"
+    MODEL_LIMITED = "ModelLimited"
+    CIRCUIT_CLOSED = "CircuitClosed"
+    CIRCUIT_OPEN = "CircuitOpen"
+    CIRCUIT_HALF_OPEN = "CircuitHalfOpen"

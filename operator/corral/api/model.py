@@ -12,6 +12,7 @@ from corral.api.types import (
     Resource,
     SecretKeyRef,
     Text,
+    Timestamp,
     ZeroDuration,
     rules,
 )
@@ -150,5 +151,8 @@ class ModelStatus(Resource):
     """The generation of the spec that this status describes."""
     circuit: Literal["Closed", "Open", "HalfOpen"] | None = None
     """The circuit breaker: Closed lets calls through, Open none, HalfOpen one that tries."""
+    retry_at: Timestamp | None = None
+    """When the model is asked again, where it is left alone: its circuit is open, or its provider
+    asked to wait (Retry-After)."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list)
     """Whether the model can be used, and why not."""

@@ -13,16 +13,18 @@ from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from corral.api.attempt import AttemptReport
+from corral.api.attempt import AttemptReport, ModelUsage
 from corral.api.errors import ErrorClass
 from corral.dispatch.client import RefusedError, Task, WorkerClient, WorkerUnreachableError
-from corral.plan.observed import Payload, Result
+from corral.plan.observed import ModelCalls, Payload, Result
 from corral.plan.state import Consumption, Worker
 from corral.telemetry.logs import log_context
 
 log = logging.getLogger(__name__)
 
 ACK_DELAY = 0.1
+LONGEST_HOLD = 3600.0
+"""Seconds for which a Model is left alone at the most, however long its provider asks for."""
 MAX_GONE = 4096
 """Pods that are remembered as gone."""
 
@@ -279,19 +281,20 @@ def _class_of(refused: RefusedError) -> ErrorClass:
 
 
 def _lost(attempt_id: str, worker: Worker, error: ErrorClass, message: str) -> Result:
-    return Result(attempt_id, worker.uid, Consumption(), None, error, message)
+    calls = () if error is ErrorClass.NO_CAPACITY else None  # refused, so nobody was asked
+    return Result(attempt_id, worker.uid, Consumption(), None, error, message, calls=calls)
 
 
 def _result(attempt_id: str, task: Task, worker: Worker, book: Book) -> Result:
     report = task.report
     if (report.attempt_id, report.pod_uid) != (attempt_id, worker.uid):
         raise ValueError(f"the report is of {report.attempt_id} on {report.pod_uid}")
-    used = book(report)
+    used, calls = book(report), tuple(_calls(usage) for usage in report.usage)
     if task.succeeded:
-        return Result(attempt_id, worker.uid, used, task.output())
+        return Result(attempt_id, worker.uid, used, task.output(), calls=calls)
     if task.input_required:
         asked = report.input_required
-        return Result(attempt_id, worker.uid, used, input_required=asked)
+        return Result(attempt_id, worker.uid, used, input_required=asked, calls=calls)
     error = report.error
     return Result(
         attempt_id,
@@ -300,4 +303,17 @@ def _result(attempt_id: str, task: Task, worker: Worker, book: Book) -> Result:
         None,
         error.error_class if error else ErrorClass.INTERNAL,
         error.message if error else f"the worker says {task.state}",
+        calls=calls,
+    )
+
+
+def _calls(usage: ModelUsage) -> ModelCalls:
+    asked_to_wait = usage.retry_after_seconds
+    return ModelCalls(
+        usage.model_ref,
+        int(usage.requests),
+        int(usage.input_tokens) + int(usage.output_tokens),
+        usage.answered,
+        int(usage.failures),
+        None if asked_to_wait is None else min(float(asked_to_wait), LONGEST_HOLD),
     )

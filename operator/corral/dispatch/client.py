@@ -136,6 +136,7 @@ class WorkerClient:
                 compact_json(payload.output_schema) if payload.output_schema is not None else None
             ),
             model_ref=payload.model_ref,
+            fallbacks=list(payload.fallbacks),
             max_cost_usd=None if payload.max_cost_usd is None else f"{payload.max_cost_usd:f}",
             max_tokens=None if payload.max_tokens is None else str(payload.max_tokens),
             tool=payload.tool,

@@ -63,9 +63,6 @@ def model_problems(spec: ModelSpec) -> list[Problem]:
                 Reason.NOT_SUPPORTED,
             )
         )
-    for attribute, field in (("limits", "limits"), ("circuit_breaker", "circuitBreaker")):
-        if getattr(spec, attribute) is not None:
-            problems.append(Problem(f"spec.{field}", "not supported yet", Reason.NOT_SUPPORTED))
     if spec.provider != SIMULATED and not spec.name:
         problems.append(Problem("spec.name", f"provider {spec.provider} needs the model's name"))
     for index, rule in enumerate((spec.simulation.script if spec.simulation else None) or []):

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from itertools import dropwhile, islice
 from typing import Any
 
 from corral.api.attempt import ToolDecision, ToolInvocation
-from corral.api.errors import INFRASTRUCTURE, ErrorClass
+from corral.api.errors import INFRASTRUCTURE, OF_MODELS, ErrorClass
 from corral.api.types import seconds
 from corral.api.workflow import StepPhase
 from corral.plan import budget
@@ -27,6 +28,7 @@ from corral.plan.observed import (
     AgentView,
     Claim,
     Grant,
+    ModelView,
     Pass,
     Payload,
     Rates,
@@ -103,7 +105,7 @@ def absorb(p: Pass) -> None:
                 note_failure(node, result.error or ErrorClass.INTERNAL, result.message, p.now)
                 retry(p, node, None)
             elif result.error is not None:
-                _failed(p, spec, node, result.attempt_id, result.error, result.message)
+                _failed(p, spec, node, result.attempt_id, result.error, result.message, result)
             elif result.input_required is not None:
                 _ask(p, frame, spec, index, node, result)
             else:
@@ -130,12 +132,35 @@ def _succeeded(p: Pass, place: Place, result: Result) -> None:
 
 
 def _failed(
-    p: Pass, spec: StepSpec, node: Node, attempt: str, error: ErrorClass, message: str
+    p: Pass,
+    spec: StepSpec,
+    node: Node,
+    attempt: str,
+    error: ErrorClass,
+    message: str,
+    result: Result | None = None,
 ) -> None:
     note_failure(node, error, message.encode(errors="replace").decode(), p.now)
+    node.next_model = _next_model(p, spec, node, error, result)
     if error not in INFRASTRUCTURE:  # a lost attempt goes on where it was, others begin anew
         node.conversation, node.calls, node.call_counts = None, [], {}
-    retry(p, node, wait_before_retry(node, error, spec.retry_strategy, attempt))
+    if node.next_model is not None:  # it goes on elsewhere, which is no retry
+        retry(p, node, 0.0)
+    else:
+        retry(p, node, wait_before_retry(node, error, spec.retry_strategy, attempt))
+
+
+def _next_model(
+    p: Pass, spec: StepSpec, node: Node, error: ErrorClass, result: Result | None
+) -> str | None:
+    """The fallback to go on with, where the worker was not to ask it by itself."""
+    view = p.agents.get(agent_of(spec, node) or "")
+    if view is None or result is None or not result.calls or error not in OF_MODELS:
+        return None
+    asked = result.calls[-1].model
+    rest = dropwhile(lambda model: model.name != asked, view.models)
+    after = next((model for model in islice(rest, 1, None) if error in model.on_errors), None)
+    return None if after is None or after.may_follow else after.name
 
 
 def _ask(p: Pass, frame: Frame, spec: StepSpec, index: int, node: Node, result: Result) -> None:
@@ -231,8 +256,19 @@ def startable(p: Pass) -> Iterator[tuple[Want, Place]]:
                 if view is None or not view.ready or view.name in p.unpaid:
                     continue
                 room -= 1
-                want = Want(frame.next_attempt_id(spec, index, node), view.name)
+                want = Want(
+                    frame.next_attempt_id(spec, index, node),
+                    view.name,
+                    () if spec.tool is not None else _models_from(view, node.next_model),
+                    structured=spec.output_schema is not None,
+                )
                 yield want, (frame, spec, step, index)
+
+
+def _models_from(view: AgentView, first: str | None) -> tuple[ModelView, ...]:
+    """The Models that an attempt may begin with: those from the first one on."""
+    names = [model.name for model in view.models]
+    return view.models[names.index(first) :] if first in names else view.models
 
 
 def _unasked(node: Node) -> bool:
@@ -265,6 +301,8 @@ def start(p: Pass, slots: Mapping[str, Slot]) -> tuple[dict[str, Payload], bool]
                 "started": node.started if node.started is not None else p.now,
                 "worker": slot.worker,
                 "agent_revision": slot.agent_revision,
+                "next_model": None,
+                "model": None if slot.model == _own_model(p, want.agent) else slot.model,
                 "deadline": p.now + attempt_timeout(p, spec, node),
                 "phase": StepPhase.RUNNING,
                 "reason": None,
@@ -281,7 +319,8 @@ def start(p: Pass, slots: Mapping[str, Slot]) -> tuple[dict[str, Payload], bool]
                 p.wake.append((draft.deadline or p.now) + BACKSTOP)
             elif draft.phase is StepPhase.RUNNING:
                 step.nodes[index] = node
-                p.unpaid.add(want.agent)
+                if want.attempt_id not in p.overweight:
+                    p.unpaid.add(want.agent)
         except NotYetKnownError:
             step.nodes[index] = node
         except ExpressionError as error:
@@ -305,12 +344,15 @@ class _Purse:
         p = self._p
         view = p.agents[want.agent]
         structured = spec.output_schema is not None
-        wanted = budget.worst_case(view.rates, input_bytes, structured=structured)
-        if not self._priced(frame, node, view.rates, view.name):
+        rates = next((m.rates for m in view.models if m.name == node.model), view.rates)
+        wanted = budget.worst_case(rates, input_bytes, structured=structured)
+        if not self._priced(frame, node, rates, view.name):
             return False
         if not self._fits(frame, wanted):
             return False
-        node.model = None
+        if not self._weighs(want, node.model, rates, input_bytes):
+            return False
+        of_agent = True
         grant = p.reserve_agent(want.agent, want.attempt_id, wanted.cost, wanted.tokens)
         if grant is not Grant.GRANTED:
             if grant is Grant.LATER or view.budget_action == "Suspend":
@@ -324,18 +366,31 @@ class _Purse:
                 node.end(StepPhase.FAILED, p.now, ErrorClass.BUDGET, why)
                 return False
             node.model, rates = view.fallback
+            of_agent = False  # its budget is over
             wanted = budget.worst_case(rates, input_bytes, structured=structured)
             if not self._fits(frame, wanted):
                 return False
-        limited = self._limited(view, node, wanted)
+            if not self._weighs(want, node.model, rates, input_bytes):
+                return False
+        limited = self._limited(view, wanted, of_agent=of_agent)
         budget.reserve(node, limited)
         self._take(limited)
         return True
 
-    def _limited(self, view: AgentView, node: Node, wanted: Reservation) -> Reservation:
+    def _weighs(self, want: Want, model: str | None, rates: Rates, input_bytes: int) -> bool:
+        """Whether its Model has that much left, now that the input is known."""
+        name = model or (want.models[0].name if want.models else None)
+        if name is None:
+            return True
+        load = budget.load_of(rates, input_bytes, structured=want.structured)
+        if self._p.weigh(want.attempt_id, name, load):
+            return True
+        self._p.overweight.add(want.attempt_id)
+        return False
+
+    def _limited(self, view: AgentView, wanted: Reservation, *, of_agent: bool) -> Reservation:
         """What is held for an attempt: nothing of what nobody limits."""
         own = self._budget
-        of_agent = node.model is None  # its budget is over where a fallback is asked instead
         cost = view.rates.max_cost is not None or (view.limits_cost and of_agent)
         cost = cost or (own is not None and own.max_cost_usd is not None)
         tokens = view.limits_tokens and of_agent
@@ -364,6 +419,18 @@ class _Purse:
         why = f"the Model of Agent {agent!r} has no known price, and budget.onUnpriced is Fail"
         node.end(StepPhase.FAILED, self._p.now, ErrorClass.BUDGET, why)
         return False
+
+
+def _own_model(p: Pass, agent: str) -> str | None:
+    models = p.agents[agent].models
+    return models[0].name if models else None
+
+
+def _followers(p: Pass, spec: StepSpec, node: Node) -> tuple[str, ...]:
+    """The Models that a running attempt may move on to by itself."""
+    view = p.agents.get(agent_of(spec, node) or "")
+    rest = _models_from(view, node.model)[1:] if view else ()
+    return tuple(model.name for model in rest if model.may_follow)
 
 
 def attempt_timeout(p: Pass, spec: StepSpec, node: Node) -> float:
@@ -441,6 +508,7 @@ def _payload(
         input_data=content.data,
         output_schema=spec.output_schema,
         model_ref=node.model,
+        fallbacks=_followers(p, spec, node),
         max_cost_usd=node.reserved or None,  # what is free can't be stopped for its cost
         max_tokens=node.reserved_tokens or None,
         tool=content.tool,

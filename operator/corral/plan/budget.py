@@ -19,6 +19,7 @@ from decimal import ROUND_UP, Decimal
 from zoneinfo import ZoneInfo
 
 from corral.api.workflow import WorkflowBudget
+from corral.plan.limits import Load
 from corral.plan.observed import Rates
 from corral.plan.state import Consumption, Node, Run, Step
 
@@ -53,6 +54,12 @@ def worst_case(rates: Rates, input_bytes: int, *, structured: bool = False) -> R
         cost = sent * rates.input_usd + received * rates.output_usd
         cost = cost.quantize(SMALLEST_MONEY, ROUND_UP)
     return Reservation(cost, sent + received)
+
+
+def load_of(rates: Rates, input_bytes: int, *, structured: bool = False) -> Load:
+    """What an attempt with an input of that size may need of its Model at the most."""
+    turns = rates.structured_turns if structured else rates.turns
+    return Load(1, turns, worst_case(rates, input_bytes, structured=structured).tokens)
 
 
 def reserved(run: Run) -> Reservation:

@@ -40,6 +40,20 @@ def reservations(spec: WorkflowSpec, run: Run) -> dict[str, tuple[str, Reservati
     }
 
 
+def models_asked(spec: WorkflowSpec, run: Run) -> dict[str, tuple[str, str | None]]:
+    """By attempt on a worker: its Agent, and the Model that it was told to ask instead of its."""
+    told = {
+        attempt_id(run.run_id, path, index, node.attempt, node.iteration): node.model
+        for path, index, node in _open_nodes({**run.steps, **run.exit_steps})
+        if node.worker is not None
+    }
+    return {
+        attempt: (agent, told.get(attempt))
+        for attempt in on_workers(run)
+        if (agent := agent_of_attempt(spec, run, attempt)) is not None
+    }
+
+
 def turns(run: Run) -> list[tuple[str, str]]:
     """The memoized results that are being worked out: (key, place of the item)."""
     return [

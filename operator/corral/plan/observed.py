@@ -12,6 +12,7 @@ from corral.api.errors import ErrorClass, Reason
 from corral.api.workflow import WorkflowBudget, WorkflowPhase, WorkflowSpec
 from corral.plan.facts import Facts
 from corral.plan.frames import Frames
+from corral.plan.limits import Load
 from corral.plan.state import Consumption, Run, Stored, Worker
 
 
@@ -37,6 +38,26 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class ModelView:
+    """One of the Models that an Agent may ask."""
+
+    name: str
+    on_errors: frozenset[ErrorClass]
+    """After which errors of those before it; empty for the Agent's own."""
+    rates: Rates
+    text_load: Load
+    """What an attempt needs of it at least, where its answer is text."""
+    structured_load: Load
+    """The same where the answer has to fit a schema."""
+    may_follow: bool = True
+    """Whether an attempt that began with another may move on to it by itself."""
+
+    def load(self, *, structured: bool) -> Load:
+        """What an attempt needs at least."""
+        return self.structured_load if structured else self.text_load
+
+
+@dataclass(frozen=True)
 class AgentView:
     """An Agent as a workflow sees it."""
 
@@ -56,6 +77,8 @@ class AgentView:
     slots: int = 1
     """Attempts that its workers may run at once."""
     rates: Rates = Rates()
+    models: tuple[ModelView, ...] = ()
+    """Its own Model and its fallbacks, in their order."""
     fallback: tuple[str, Rates] | None = None
     """The Model to ask where the Agent's budget is spent and says Fallback, and its rates."""
     limits_cost: bool = False
@@ -70,6 +93,32 @@ class AgentView:
     """By tool: who may approve its calls; empty for whoever has the verb."""
     self_approval: frozenset[str] = frozenset()
     """Tools whose calls whoever made the Workflow may approve."""
+
+
+@dataclass(frozen=True)
+class ModelCalls:
+    """What an attempt's calls of one Model came to."""
+
+    model: str
+    requests: int = 0
+    tokens: int = 0
+    answered: bool = False
+    """Whether any call was answered."""
+    failures: int = 0
+    """Calls in a row that the Model failed, up to the last."""
+    retry_after: float | None = None
+    """Seconds for which the provider asked to be left alone."""
+
+    def then(self, later: "ModelCalls") -> "ModelCalls":
+        """These calls and later ones."""
+        return ModelCalls(
+            self.model,
+            self.requests + later.requests,
+            self.tokens + later.tokens,
+            self.answered or later.answered,
+            later.failures + (0 if later.answered else self.failures),
+            later.retry_after if later.retry_after is not None else self.retry_after,
+        )
 
 
 @dataclass(frozen=True)
@@ -88,6 +137,8 @@ class Result:
     """Whether its worker was lost, and may run it still."""
     final: bool = False
     """Whether the item fails with it, whatever may be retried."""
+    calls: tuple[ModelCalls, ...] | None = None
+    """By Model, in the order in which they were asked; None where nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +147,10 @@ class Want:
 
     attempt_id: str
     agent: str
+    models: tuple[ModelView, ...] = ()
+    """Those that it may begin with: the first, or one that is meant for the first's trouble."""
+    structured: bool = False
+    """Whether its answer has to fit a schema."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +159,8 @@ class Slot:
 
     worker: Worker
     agent_revision: str
+    model: str | None = None
+    """The Model to begin with; None is the Agent's own."""
 
 
 Claim = Callable[[Sequence[Want]], Mapping[str, Slot]]
@@ -120,6 +177,8 @@ class Grant(Enum):
 
 ReserveAgent = Callable[[str, str, Decimal | None, int], Grant]
 """Reserves (Agent, attempt id, US dollars, tokens) in the Agent's budget."""
+Weigh = Callable[[str, str, Load], bool]
+"""Whether an attempt with a slot may ask that Model for that much: (attempt id, Model, load)."""
 Flight = Callable[[str, str], bool]
 """Whether (memo key, node) may work out the result itself: nobody else does so now."""
 
@@ -136,6 +195,8 @@ class Payload:
     input_data: dict[str, Any] | None
     output_schema: dict[str, Any] | None
     model_ref: str | None = None
+    fallbacks: tuple[str, ...] = ()
+    """The Models that it may move on to by itself."""
     max_cost_usd: Decimal | None = None
     max_tokens: int | None = None
     tool: ToolInvocation | None = None
@@ -236,6 +297,7 @@ class Pass:
     facts: Facts = field(default_factory=Facts)
     reserve_agent: ReserveAgent = _granted
     flight: Flight = _always
+    weigh: Weigh = _always
     to_store: dict[str, bytes] = field(default_factory=dict)
     """By hash: values that have to be in the artifact store before the state is written."""
     to_memoize: dict[str, Any] = field(default_factory=dict)
@@ -250,6 +312,10 @@ class Pass:
     """Agents whose own budget held something back."""
     unpaid: set[str] = field(default_factory=set)
     """Agents for whose next attempts no budget has enough: those of others go first."""
+    overweight: set[str] = field(default_factory=set)
+    """Attempts that need more of their Model than it has left."""
+    held_back: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
+    """By Agent: why attempts of it wait for a Model."""
     unavailable: tuple[Reason, str] | None = None
     """What the run refers to and can't be had for now: why, and a sentence."""
     starved: bool = False

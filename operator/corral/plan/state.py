@@ -154,6 +154,8 @@ class Node(_Phased):
     """The Agent that was chosen, where the step does not name one."""
     model: str | None = None
     """The fallback Model that the attempt was told to ask."""
+    next_model: str | None = None
+    """The fallback Model with which the next attempt is to begin, after the last one's error."""
     worker: Worker | None = None
     agent_revision: str | None = None
     started: float | None = None

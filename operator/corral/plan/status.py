@@ -169,6 +169,9 @@ def _row(p: Pass, spec: StepSpec, step: Step) -> StepRow:
             )
         row.reason = row.reason or node.reason
         row.message = row.message or node.message or node.overlap
+    held_back = p.held_back.get(row.agent or "")
+    if step.phase is StepPhase.QUEUED and row.reason is None and held_back is not None:
+        row.reason, row.message = held_back[0].value, held_back[1]
     return row
 
 
@@ -250,6 +253,8 @@ def _waiting(p: Pass) -> tuple[Reason, str] | None:
     for name in sorted(queued):
         if (view := p.agents.get(name)) and view.capacity_problem:
             return Reason.NO_CAPACITY, f"Agent {name!r}: {view.capacity_problem}"
+        if name in p.held_back:
+            return p.held_back[name]
         if view is not None and name in p.held_agents:
             return Reason.BUDGET_EXCEEDED, f"the budget of Agent {name!r} is spent for this period"
     if asked:

@@ -5,11 +5,12 @@ from decimal import Decimal
 
 from corral.api.agent import AgentSpec
 from corral.api.attempt import ModelUsage
-from corral.api.errors import ErrorClass
+from corral.api.errors import FALLBACK_ERRORS, ErrorClass
 from corral.api.model import SIMULATED, ModelSpec
 from corral.api.types import seconds
 from corral.plan.agent import approvers_of, self_approved
-from corral.plan.observed import AgentView, Rates
+from corral.plan.budget import load_of
+from corral.plan.observed import AgentView, ModelView, Rates
 
 DEFAULT_MAX_TOKENS = 4096
 """Tokens of one answer, where neither the Agent nor anybody else limits them."""
@@ -59,6 +60,26 @@ def fallback_of(
     return None
 
 
+def models_of(
+    agent: AgentSpec, models: Mapping[str, ModelSpec], price: Price
+) -> tuple[ModelView, ...]:
+    """The Models that an Agent may ask, in their order; those that exist."""
+    if agent.model_ref is None:
+        return ()
+    on_errors: dict[str, frozenset[ErrorClass]] = {agent.model_ref.name: frozenset()}
+    for fallback in agent.fallback_models or []:
+        wanted = fallback.on_errors
+        errors = FALLBACK_ERRORS if wanted is None else frozenset(wanted)
+        on_errors.setdefault(fallback.model_ref.name, errors)
+    found = []
+    for name, errors in on_errors.items():
+        if name in models:
+            rates = _rates(agent, models, name, price)
+            text, structured = (load_of(rates, 0, structured=one) for one in (False, True))
+            found.append(ModelView(name, errors, rates, text, structured))
+    return tuple(found)
+
+
 def _turns(agent: AgentSpec, structured: bool) -> int:
     """Calls that an attempt may make: with tools as many as are allowed, for a schema some."""
     if agent.tools:
@@ -81,7 +102,12 @@ def _per_token(spec: ModelSpec, name: str, kind: str, price: Price) -> Decimal |
 
 
 def view_of(
-    name: str, spec: AgentSpec, revision: str, rates: Rates, fallback: tuple[str, Rates] | None
+    name: str,
+    spec: AgentSpec,
+    revision: str,
+    rates: Rates,
+    fallback: tuple[str, Rates] | None,
+    models: tuple[ModelView, ...] = (),
 ) -> AgentView:
     """An Agent that is ready, as far as its spec tells."""
     budget = spec.budget
@@ -92,6 +118,7 @@ def view_of(
         capabilities=frozenset(spec.capabilities or ()),
         rates=rates,
         fallback=fallback,
+        models=models,
         limits_cost=budget is not None and budget.max_cost_usd is not None,
         limits_tokens=budget is not None and budget.max_tokens is not None,
         budget_action=budget.on_exceeded if budget else "Suspend",

@@ -67,6 +67,7 @@ def plan(p: Pass, claim: Claim) -> dict[str, Payload]:
         p.starved = p.penniless = False
         p.held_agents.clear()
         p.unpaid.clear()
+        p.overweight.clear()
         changed = advance_frame(p, main)
         changed = _conclude(p) or changed
         if run.outcome is not None and p.spec.shutdown != "Terminate":
@@ -95,11 +96,11 @@ def _start_all(p: Pass, claim: Claim) -> tuple[dict[str, Payload], bool]:
     payloads: dict[str, Payload] = {}
     changed = False
     while True:
-        unpaid = len(p.unpaid)
+        left_out = len(p.unpaid) + len(p.overweight)
         started, some = start(p, claim_slots(p, claim))
         payloads |= started
         changed = changed or some
-        if len(p.unpaid) == unpaid:
+        if len(p.unpaid) + len(p.overweight) == left_out:
             return payloads, changed
 
 

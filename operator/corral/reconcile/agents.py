@@ -1,6 +1,6 @@
 """Passes over Agents and Models: what they come to, and the default pool."""
 
-from typing import Any
+from typing import Any, Literal
 
 from corral.api.agent import AgentBudgetStatus, AgentSpec, AgentStatus
 from corral.api.errors import ConditionType, Reason
@@ -20,7 +20,7 @@ from corral.plan.names import (
     default_pool_name,
 )
 from corral.plan.state import Consumption
-from corral.plan.times import is_zone, rfc3339
+from corral.plan.times import is_zone, rfc3339, rfc3339_millis
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.store import ObjectKey, key_of
 from corral.reconcile.world import ANY_AGENT, World, read_spec, with_status
@@ -44,6 +44,8 @@ class Agents:
         self._spent: dict[ObjectKey, bool] = {}
         self._demand: dict[ObjectKey, tuple[int, int]] = {}
         """Queued and running attempts, as the pools were told last."""
+        self._models: dict[ObjectKey, str] = {}
+        """Of Models: which generation their Agents were told of."""
 
     def add_usage(self, key: ObjectKey, used: Consumption) -> None:
         """Books what an attempt used on its Agent; written with the next flush."""
@@ -57,6 +59,13 @@ class Agents:
         for obj in list(self._world.agents):
             key = key_of(obj)
             self._budget(key, obj, self._world.agent_readiness(key)[1])
+
+    def open_gates(self) -> None:
+        """Takes up what a former leader left of all Models, before any run asks one."""
+        now = self._world.kube.now()
+        for obj in list(self._world.models):
+            status = ModelStatus.model_validate(obj.get("status") or {})
+            self._world.slots.gates.open(key_of(obj), status, now)
 
     async def reconcile(self, key: ObjectKey) -> None:
         """One pass over an Agent: status, default pool, and who waits for it.
@@ -269,39 +278,64 @@ class Agents:
         self._world.wake.pool((key[0], name))
 
     async def reconcile_model(self, key: ObjectKey) -> None:
-        """One pass over a Model: its conditions, and the Agents that use it.
+        """One pass over a Model: its conditions, its circuit, and who uses it or waits for it.
 
         Raises:
             RetryLaterError: the API server refused for now.
         """
-        for agent in self._world.agents.in_namespace(key[0]):
-            self._world.wake.agent((key[0], agent["metadata"]["name"]))
         obj = self._world.models.get(key)
-        if obj is None or obj["metadata"].get("deletionTimestamp"):
+        gone = obj is None or obj["metadata"].get("deletionTimestamp")
+        told = (
+            ""
+            if obj is None or gone
+            else f"{obj['metadata']['uid']} {obj['metadata']['generation']}"
+        )
+        if self._models.get(key) != told:
+            self._models[key] = told
+            for agent in self._world.agents.in_namespace(key[0]):
+                self._world.wake.agent((key[0], agent["metadata"]["name"]))
+        if obj is None or gone:
+            self._models.pop(key, None)
+            self._world.slots.gates.close(key)
             return
+        circuit = self._world.slots.gates.call(key).circuit
         spec = read_spec(ModelSpec, obj)
         problems = model_problems(spec) if isinstance(spec, ModelSpec) else spec
+        now = self._world.kube.now()
         previous = ModelStatus.model_validate(obj.get("status") or {})
         generation = obj["metadata"]["generation"]
         conditions = Readiness.of(problems).conditions()
         status = previous.model_copy(
             update={
                 "observed_generation": generation,
-                "conditions": merge(
-                    previous.conditions, conditions, generation, self._world.kube.now()
-                ),
+                "circuit": circuit.state,
+                "retry_at": rfc3339_millis(circuit.retry_at) if circuit.waits(now) else None,
+                "conditions": merge(previous.conditions, conditions, generation, now),
             }
         )
         updated = with_status(obj, status)
         if updated["status"] == obj.get("status"):
             return
         try:
-            self._world.models.see(await self._world.kube.put_status(MODELS, updated))
+            written = await self._world.kube.put_status(MODELS, updated)
         except ApiError as error:
             if error.conflict:
                 self._world.models.see(await self._world.kube.get(MODELS, *key))
             if not error.not_found:
                 raise RetryLaterError(str(error), error.retry_after) from error
+            return
+        self._world.models.see(written)
+        if (previous.circuit or "Closed") != status.circuit:
+            await self._announce_circuit(written, status)
+
+    async def _announce_circuit(self, model: Json, status: ModelStatus) -> None:
+        told: dict[str, tuple[Literal["Normal", "Warning"], Reason, str]] = {
+            "Closed": ("Normal", Reason.CIRCUIT_CLOSED, "it answers again"),
+            "HalfOpen": ("Normal", Reason.CIRCUIT_HALF_OPEN, "one attempt tries it"),
+            "Open": ("Warning", Reason.CIRCUIT_OPEN, f"it is left alone until {status.retry_at}"),
+        }
+        kind, reason, text = told[status.circuit or "Closed"]
+        await post_event(self._world.kube, model, kind, reason, text)
 
 
 def _is_default(pool: Json, agent: Json) -> bool:

@@ -9,7 +9,12 @@ from corral.plan.observed import Pass
 from corral.reconcile.store import workflow_status
 from corral.telemetry import metrics
 
-_NO_NEWS = (Reason.PROGRESSING, Reason.APPROVAL_PENDING)
+_NO_NEWS = (
+    Reason.PROGRESSING,
+    Reason.APPROVAL_PENDING,
+    Reason.MODEL_LIMITED,
+    Reason.CIRCUIT_OPEN,
+)
 """Reasons to wait of which nobody need be told, or is told otherwise."""
 
 

@@ -109,6 +109,8 @@ class Controller:
         """What the last comparison found newer than the stores, metadata only."""
         self._disowned: list[Json] = []
         """Pods that watches called deleted and that may have lost their labels instead."""
+        self.world.slots.gates.wake_workflow = self._queues["workflows"].add
+        self.world.slots.gates.wake_model = self._queues["models"].add
         self.synced = asyncio.Event()
         """Set once every kind has been listed."""
 
@@ -241,6 +243,7 @@ class Controller:
                 await asyncio.sleep(1)
         await self._take_inventories(sweep=False)
         self._agents.open_accounts()
+        self._agents.open_gates()
         await self._workflows.take_up()
         self.world.patience_until = self.world.kube.now() + PATIENCE
 

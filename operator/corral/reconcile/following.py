@@ -107,6 +107,7 @@ class Following:
 
     def _inbox(self, key: WorkflowKey, record: Record) -> Deliver:
         def deliver(result: Result) -> None:
+            self._world.slots.gates.ended(key[0], result)
             record.results[result.attempt_id] = result
             others = len(self._world.slots.held_by(key)) - len(record.results)
             self._world.wake.workflow(key, COALESCE if others > 0 else 0.0, urgent=True)
@@ -117,11 +118,12 @@ class Following:
         """The Workflow is gone: what it runs is cancelled, and billed all the same."""
         world = self._world
         for attempt_id, worker in world.slots.workers_of(key).items():
-            deliver = self._afterlife(world.slots.agent_on(worker.uid), worker)
+            deliver = self._afterlife(key[0], world.slots.agent_on(worker.uid), worker)
             world.attempts.cancel(attempt_id, worker, world.book(key[0]), deliver)
 
-    def _afterlife(self, agent: ObjectKey | None, worker: Worker) -> Deliver:
+    def _afterlife(self, namespace: str, agent: ObjectKey | None, worker: Worker) -> Deliver:
         def deliver(result: Result) -> None:
+            self._world.slots.gates.ended(namespace, result)
             if agent is not None:
                 self.on_usage(agent, result.used)
             self._world.attempts.ack(result.attempt_id, worker)

@@ -63,6 +63,9 @@ def gather(
             Reservation(cost, tokens),
         ),
         flight=lambda memo, place: world.flights.claim(key, memo, place),
+        weigh=lambda attempt, model, load: world.slots.gates.weigh(
+            key, key[0], attempt, model, load, world.slots.priority(key)
+        ),
     )
     asked = [
         name

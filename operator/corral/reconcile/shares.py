@@ -7,7 +7,7 @@ import logging
 
 from corral.api.workflow import WorkflowSpec
 from corral.artifacts.errors import ArtifactStoreError
-from corral.plan.holdings import on_workers, reservations, turns
+from corral.plan.holdings import models_asked, on_workers, reservations, turns
 from corral.plan.observed import Pass
 from corral.plan.state import Run
 from corral.reconcile.gather import agents_of
@@ -32,11 +32,22 @@ class Shares:
         """By Agent: queued and running attempts when it was woken last."""
 
     def take_up(self, key: WorkflowKey, spec: WorkflowSpec | None, run: Run) -> None:
-        """Notes what a run that a former leader began holds: money, and turns with results."""
+        """Notes what a run that a former leader began holds: money, calls, turns with results."""
         if spec is not None:
             self._settle_budgets(key, spec, run)
+            self._resume_calls(key, spec, run)
         for memo, place in turns(run):
             self._world.flights.claim(key, memo, place)
+
+    def _resume_calls(self, key: WorkflowKey, spec: WorkflowSpec, run: Run) -> None:
+        """What the run has in flight counts against its Models' limits."""
+        for attempt, (agent, told) in models_asked(spec, run).items():
+            view = self._world.agent_view((key[0], agent))
+            for model in view.models if view else ():
+                if told in (None, model.name):
+                    load = model.load(structured=True)
+                    self._world.slots.gates.resume(key, attempt, (key[0], model.name), load)
+                    break
 
     def settle(self, key: WorkflowKey, spec: WorkflowSpec, run: Run, freed: set[ObjectKey]) -> None:
         """Holds what the state says; ``freed`` are Agents of which slots were let go before."""

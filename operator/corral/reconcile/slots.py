@@ -20,11 +20,12 @@ import heapq
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from corral.plan.observed import Slot, Want
 from corral.plan.state import Worker
+from corral.reconcile.gates import Gates
 
 TURN = 5.0
 """Seconds for which a workflow may keep a slot busy while another waits without any."""
@@ -55,6 +56,8 @@ class Slots:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
+        self.gates = Gates()
+        """What starts has to pass its Model's, too."""
         self._workers: dict[str, _WorkerSlots] = {}
         self._of_agent: dict[AgentKey, set[str]] = defaultdict(set)
         self._held: dict[str, tuple[WorkflowKey, Worker]] = {}
@@ -113,8 +116,23 @@ class Slots:
         else:
             self._priorities.pop(key, None)
 
+    def priority(self, key: WorkflowKey) -> int:
+        """How important a workflow is."""
+        return self._priorities.get(key, 0)
+
     def claim(self, key: WorkflowKey, namespace: str, wants: Sequence[Want]) -> dict[str, Slot]:
-        """Reserves slots for the first of the wanted attempts, least busy workers first."""
+        """Reserves slots for the first of the wanted attempts, least busy workers first.
+
+        What its Model does not let start now does not wait for a slot: more workers would be of no
+        use to it.
+        """
+        let_in = self.gates.admit(key, namespace, wants, self.priority(key))
+        passed = [want for want in wants if want.attempt_id in let_in]
+        granted = self._claim(key, namespace, passed)
+        self.gates.give_back(let_in.keys() - granted.keys())
+        return {one: replace(slot, model=let_in[one]) for one, slot in granted.items()}
+
+    def _claim(self, key: WorkflowKey, namespace: str, wants: Sequence[Want]) -> dict[str, Slot]:
         granted: dict[str, Slot] = {}
         by_agent: dict[AgentKey, list[Want]] = defaultdict(list)
         for want in wants:
@@ -199,6 +217,10 @@ class Slots:
 
         Returns the agents that have a slot more now.
         """
+        self.gates.keep_only(key, running)
+        return self._keep_only(key, running)
+
+    def _keep_only(self, key: WorkflowKey, running: Mapping[str, Worker]) -> set[AgentKey]:
         freed: set[AgentKey] = set()
         for attempt_id in list(self._of_workflow.get(key, ())):
             if attempt_id in running:
@@ -219,12 +241,16 @@ class Slots:
         return freed
 
     def forget(self, key: WorkflowKey) -> set[AgentKey]:
-        """Frees everything of a workflow, its place in the lines too."""
+        """Frees everything of a workflow, its place in the lines too.
+
+        What still runs of it counts for its Model until it has ended.
+        """
+        self.gates.forget(key)
         waited = {agent for agent, waiting in self._waiting.items() if waiting.pop(key, None)}
         self._priorities.pop(key, None)
         for turn in [turn for turn in self._turns if turn[1] == key]:
             del self._turns[turn]
-        return self.keep_only(key, {}) | waited
+        return self._keep_only(key, {}) | waited
 
     def waiting_for(self, agents: Iterable[AgentKey]) -> list[WorkflowKey]:
         """The workflows to be woken for the agents' free slots: those that wait longest.

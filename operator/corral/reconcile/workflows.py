@@ -270,6 +270,7 @@ class Workflows:
                 await world.library.supply(key[0], p.facts)
                 p.results = ()
                 payloads |= plan(p, claim)
+            p.held_back = world.slots.gates.held_back(key)
             await world.library.keep(key[0], p.run.run_id, p.to_store)
         except ArtifactStoreError as error:
             raise RetryLaterError(f"outputs can't be stored or read: {error}") from error

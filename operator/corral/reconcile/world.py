@@ -24,10 +24,10 @@ from corral.plan.agent import (
 )
 from corral.plan.agent_budgets import Budgets
 from corral.plan.names import TOOL_RUNNER
-from corral.plan.observed import AgentView, Rates
+from corral.plan.observed import AgentView, ModelView, Rates
 from corral.plan.state import Consumption, priced
 from corral.plan.validate import Problem
-from corral.plan.views import fallback_of, rates_of, view_of
+from corral.plan.views import fallback_of, models_of, rates_of, view_of
 from corral.reconcile.contacts import Contacts
 from corral.reconcile.flights import Flights
 from corral.reconcile.library import Library
@@ -80,6 +80,7 @@ class _Derived:
     revision: str
     rates: Rates
     fallback: tuple[str, Rates] | None
+    models: tuple[ModelView, ...]
 
 
 @dataclass
@@ -113,6 +114,10 @@ class World:
     """Until when nothing is given up as late: old results may still be fetched."""
     _models: dict[str, tuple[int, dict[str, ModelSpec]]] = field(default_factory=dict)
     _agents: dict[ObjectKey, "_Derived"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.slots.gates.clock = self.kube.now
+        self.slots.gates.specs = self.models_of
 
     def forget_agent(self, key: ObjectKey) -> None:
         """Frees what is kept about an Agent that is gone."""
@@ -169,6 +174,7 @@ class World:
                 revision(spec, used) if spec else "",
                 rates_of(spec, used, price) if spec else Rates(),
                 fallback_of(spec, used, price) if spec else None,
+                models_of(spec, used, price) if spec else (),
             )
             self._agents[key] = known
         return known
@@ -221,6 +227,10 @@ class World:
             busy=self.slots.queued(key) + self.slots.running(key),
             slots=self.slots.capacity(key),
             resets_at=self.budgets.resets_at(key),
+            models=tuple(
+                replace(model, may_follow=self.slots.gates.may_follow((key[0], model.name)))
+                for model in derived.models
+            ),
         )
 
     def pools_of(self, agent: ObjectKey) -> dict[str, Json]:

@@ -1,5 +1,7 @@
 """The operator's metrics. Labels are bounded: no names of runs."""
 
+from collections.abc import Mapping
+
 from prometheus_client import Counter, Gauge, Histogram
 
 WORKFLOW_TRANSITIONS = Counter(
@@ -65,6 +67,43 @@ ARTIFACT_SECONDS = Histogram(
 ARTIFACT_STORE_USABLE = Gauge(
     "corral_artifact_store_usable", "0 while the artifact store rests after failures, else 1."
 )
+
+
+MODEL_CIRCUIT = Gauge(
+    "corral_circuit_state",
+    "Circuit of a Model: 0 closed, 0.5 half open (a probe is under way), 1 open.",
+    ["namespace", "model"],
+)
+MODEL_IN_FLIGHT = Gauge(
+    "corral_model_attempts_in_flight", "Attempts at work that ask a Model.", ["namespace", "model"]
+)
+MODEL_HELD_BACK = Gauge(
+    "corral_model_attempts_held_back",
+    "Attempts that wait for a Model: maxInFlight, requestsPerMinute, tokensPerMinute (its limits), "
+    "circuitBreaker, retryAfter.",
+    ["namespace", "model", "obstacle"],
+)
+_CIRCUITS = {"Closed": 0.0, "HalfOpen": 0.5, "Open": 1.0}
+
+
+def observe_model(
+    namespace: str, model: str, circuit: str, in_flight: int, held_back: Mapping[str, int]
+) -> None:
+    """Shows what stands before a Model.
+
+    Args:
+        held_back: attempts by what they wait for, 0 where none does any more.
+    """
+    MODEL_CIRCUIT.labels(namespace, model).set(_CIRCUITS[circuit])
+    MODEL_IN_FLIGHT.labels(namespace, model).set(in_flight)
+    for obstacle, count in held_back.items():
+        MODEL_HELD_BACK.labels(namespace, model, obstacle).set(count)
+
+
+def forget_model(namespace: str, model: str) -> None:
+    """Drops the series of a Model that is gone."""
+    for gauge in (MODEL_CIRCUIT, MODEL_IN_FLIGHT, MODEL_HELD_BACK):
+        gauge.remove_by_labels({"namespace": namespace, "model": model})
 
 
 def forget_pool(namespace: str, pool: str) -> None:

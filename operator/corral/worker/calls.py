@@ -109,9 +109,7 @@ class MeteredModel(WrapperModel):
             else:
                 failed = classify(error, link.name, key)
             said = answered(error)
-            self._count(
-                link, started, simulated_answer(error), failed.error_class, unanswered=not said
-            )
+            self._count(link, started, simulated_answer(error), failed, unanswered=not said)
             raise failed from None
         except BaseException:
             self._count(link, started, None, None, unanswered=True)
@@ -125,7 +123,7 @@ class MeteredModel(WrapperModel):
         link: Link,
         started: float,
         simulated: bool | None,
-        error_class: ErrorClass | None,
+        failed: AttemptFailedError | None,
         response: ModelResponse | None = None,
         *,
         unanswered: bool = False,
@@ -144,8 +142,9 @@ class MeteredModel(WrapperModel):
                 output_tokens=response.usage.output_tokens if response else 0,
                 cached_input_tokens=response.usage.cache_read_tokens if response else 0,
                 seconds=monotonic() - started,
-                error_class=error_class,
+                error_class=failed.error_class if failed else None,
                 unanswered=unanswered,
+                retry_after=failed.retry_after if failed else None,
             )
         )
 

@@ -5,33 +5,15 @@ another model: a cap that is reached or a tool that fails would be no different 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from corral.api.agent import AgentSpec
-from corral.api.errors import ErrorClass
+from corral.api.errors import FALLBACK_ERRORS, OF_MODELS, ErrorClass
 from corral.api.model import ModelSpec
 from corral.worker.outcome import AttemptFailedError
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_ON_ERRORS = frozenset(
-    {ErrorClass.MODEL_UNAVAILABLE, ErrorClass.RATE_LIMITED, ErrorClass.BUDGET}
-)
-"""The errors of a fallback that names none. Budget is the Agent's budget, which the operator
-minds: it then starts an attempt at the fallback."""
-
-OF_MODELS = frozenset(
-    {
-        ErrorClass.MODEL_UNAVAILABLE,
-        ErrorClass.RATE_LIMITED,
-        ErrorClass.INVALID_OUTPUT,
-        ErrorClass.AUTH,
-        ErrorClass.QUOTA,
-        ErrorClass.REJECTED,
-    }
-)
-"""What another model may do better within the same attempt."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +28,9 @@ class Link:
 class ModelChain:
     """Which Model is asked now. One attempt's: it moves on, and never back."""
 
-    def __init__(self, links: list[Link], start: int = 0) -> None:
+    def __init__(self, links: list[Link]) -> None:
         self._links = links
-        self._index = start
+        self._index = 0
         self._failures: list[str] = []
 
     @property
@@ -87,12 +69,17 @@ class ModelChain:
 
 
 def chain_of(
-    agent: AgentSpec, agent_name: str, models: Mapping[str, ModelSpec], start: str | None = None
+    agent: AgentSpec,
+    agent_name: str,
+    models: Mapping[str, ModelSpec],
+    start: str | None = None,
+    fallbacks: Collection[str] | None = None,
 ) -> ModelChain:
     """An attempt's chain.
 
     Args:
         start: the Model to begin with instead of the Agent's own; those before it are not asked.
+        fallbacks: those of the Agent's that may be asked after it; None is all.
 
     Raises:
         AttemptFailedError: Internal if the Agent has no model, or none of that name;
@@ -106,7 +93,7 @@ def chain_of(
     for fallback in agent.fallback_models or []:
         wanted = fallback.on_errors
         on_errors.setdefault(
-            fallback.model_ref.name, DEFAULT_ON_ERRORS if wanted is None else frozenset(wanted)
+            fallback.model_ref.name, FALLBACK_ERRORS if wanted is None else frozenset(wanted)
         )
     links = []
     for name, errors in on_errors.items():
@@ -121,4 +108,6 @@ def chain_of(
         raise AttemptFailedError(
             ErrorClass.INTERNAL, f"Model {start} is not one of Agent {agent_name}'s models."
         )
-    return ModelChain(links, names.index(start) if start else 0)
+    first = names.index(start) if start else 0
+    rest = [link for link in links[first + 1 :] if fallbacks is None or link.name in fallbacks]
+    return ModelChain([links[first], *rest])

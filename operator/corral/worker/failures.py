@@ -90,7 +90,9 @@ def _failure(
     if said and key:
         said = said.replace(key, "[redacted]")
     return AttemptFailedError(
-        error_class, f"Model {model_ref} {words}" + (f": {said[:_DETAIL_LENGTH]}" if said else ".")
+        error_class,
+        f"Model {model_ref} {words}" + (f": {said[:_DETAIL_LENGTH]}" if said else "."),
+        getattr(error, "retry_after", None),
     )
 
 

@@ -189,6 +189,7 @@ class WorkerRequestHandler(RequestHandler):
                     correlation_id=correlation_id,
                     meter=meter,
                     model_ref=request.model_ref if request else None,
+                    fallbacks=request.fallbacks if request else None,
                     max_cost_usd=start.max_cost_usd,
                     max_tokens=start.max_tokens,
                     tool=request.tool if request else None,

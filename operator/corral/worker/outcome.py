@@ -10,14 +10,20 @@ from corral.api.attempt import AttemptError, InputRequired, ModelUsage
 from corral.api.errors import ErrorClass
 
 MESSAGE_LENGTH = 1024
+_FAILURES = frozenset({ErrorClass.MODEL_UNAVAILABLE, ErrorClass.RATE_LIMITED})
+"""Of these the model is to blame, whoever asks it."""
 
 
 class AttemptFailedError(Exception):
     """Ends an attempt with an error class and a sentence for a person, free of secrets."""
 
-    def __init__(self, error_class: ErrorClass, message: str) -> None:
+    def __init__(
+        self, error_class: ErrorClass, message: str, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.error_class = error_class
+        self.retry_after = retry_after
+        """Seconds for which a provider asked to be left alone."""
         # A model's text can hold lone surrogates, which neither protobuf nor a log can.
         message = message.encode(errors="replace").decode()
         self.message = message if len(message) <= MESSAGE_LENGTH else message[:1023] + "…"
@@ -42,6 +48,13 @@ class ModelCall:
     error_class: ErrorClass | None = None
     unanswered: bool = False
     """Nobody knows what it used: it timed out, was cut off or cancelled. A refusal is an answer."""
+    retry_after: float | None = None
+    """Seconds for which the provider asked to be left alone."""
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it was stopped from here before there was an answer."""
+        return self.unanswered and self.error_class is None
 
 
 CallObserver = Callable[[ModelCall], None]
@@ -84,43 +97,74 @@ class UsageMeter:
 
     def __init__(self, observe: CallObserver | None = None) -> None:
         self._observe = observe
-        self._totals: dict[tuple[str, bool], list[int]] = {}
-        self._names: dict[tuple[str, bool], tuple[str, str]] = {}
+        self._totals: dict[tuple[str, bool], _Total] = {}
+        self._last: ModelCall | None = None
 
     def add(self, call: ModelCall) -> None:
         """Counts a call."""
-        key = (call.model_ref, call.simulated)
-        self._names.setdefault(key, (call.provider, call.model))
-        total = self._totals.setdefault(key, [0, 0, 0, 0, 0])
-        for index, count in enumerate(
-            (
-                1,
-                call.input_tokens,
-                call.output_tokens,
-                call.cached_input_tokens,
-                int(call.unanswered),
-            )
-        ):
-            total[index] += count
+        self._last = call
+        self._of(call).add(call)
         if self._observe is not None:
             self._observe(call)
+
+    def timed_out(self) -> None:
+        """The attempt's time was over: a model that was being asked had not answered."""
+        if self._last is not None and self._last.cut_off:
+            self._of(self._last).failures += 1
 
     def usage(self) -> list[ModelUsage]:
         """Totals by Model, simulated and real apart, in the order of the first calls."""
         return [
             ModelUsage(
                 model_ref=key[0],
-                provider=self._names[key][0],
-                model=self._names[key][1],
-                requests=str(total[0]),
-                input_tokens=str(total[1]),
-                output_tokens=str(total[2]),
-                cached_input_tokens=str(total[3]),
-                unanswered=str(total[4]),
+                provider=total.provider,
+                model=total.model,
+                requests=str(total.requests),
+                input_tokens=str(total.input_tokens),
+                output_tokens=str(total.output_tokens),
+                cached_input_tokens=str(total.cached_input_tokens),
+                unanswered=str(total.unanswered),
                 simulated=key[1],
+                answered=total.answered,
+                failures=str(total.failures),
+                retry_after_seconds=(
+                    None if total.retry_after is None else f"{total.retry_after:.3f}"
+                ),
             )
             for key, total in self._totals.items()
         ]
+
+    def _of(self, call: ModelCall) -> "_Total":
+        key = (call.model_ref, call.simulated)
+        return self._totals.setdefault(key, _Total(call.provider, call.model))
+
+
+@dataclass
+class _Total:
+    """The calls of one Model."""
+
+    provider: str
+    model: str
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    unanswered: int = 0
+    answered: bool = False
+    failures: int = 0
+    retry_after: float | None = None
+
+    def add(self, call: ModelCall) -> None:
+        self.requests += 1
+        self.input_tokens += call.input_tokens
+        self.output_tokens += call.output_tokens
+        self.cached_input_tokens += call.cached_input_tokens
+        self.unanswered += int(call.unanswered)
+        if call.error_class in _FAILURES:
+            self.failures += 1
+        elif not call.cut_off:
+            self.answered, self.failures = True, 0
+        self.retry_after = call.retry_after
 
 
 @dataclass(frozen=True)

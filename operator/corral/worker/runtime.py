@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,7 @@ class AgentRuntime:
         correlation_id: str | None = None,
         meter: UsageMeter | None = None,
         model_ref: str | None = None,
+        fallbacks: Collection[str] | None = None,
         max_cost_usd: Decimal | None = None,
         max_tokens: int | None = None,
         tool: ToolInvocation | None = None,
@@ -105,6 +106,7 @@ class AgentRuntime:
             timeout_seconds: of the whole attempt; the Agent's ``limits.timeout`` if absent.
             meter: keeps the usage where the caller can read it after a cancellation.
             model_ref: the Model to begin with instead of the Agent's own: one of its fallbacks.
+            fallbacks: those that the attempt may move on to by itself; None is all.
             max_cost_usd: no model call begins once the attempt has cost that much, or the Agent's
                 ``limits.maxCostUSD``.
             max_tokens: the same for tokens, sent and received.
@@ -143,7 +145,7 @@ class AgentRuntime:
                         prompt=render_prompt(input, input_data),
                         schema=schema,
                         meter=meter,
-                        chain=chain_of(self._agent, self._name, self._models, model_ref),
+                        chain=chain_of(self._agent, self._name, self._models, model_ref, fallbacks),
                         caps=self._caps(max_cost_usd, max_tokens),
                         correlation_id=correlation_id,
                         conversation=conversation,
@@ -153,6 +155,7 @@ class AgentRuntime:
         except AttemptFailedError as error:
             failure = error
         except TimeoutError:
+            meter.timed_out()
             failure = (
                 AttemptFailedError(ErrorClass.TIMEOUT, f"The attempt took longer than {limit:g} s.")
                 if scope.expired()

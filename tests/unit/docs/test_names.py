@@ -9,11 +9,10 @@ import yaml
 
 from corral.api.agent import AgentSpec
 from corral.api.errors import ErrorClass, Reason
-from corral.api.model import ModelSpec
 from corral.api.workflow import StepPhase, WorkflowPhase
 from corral.cli.app import app
 from corral.cli.errors import Exit
-from corral.plan.agent import agent_problems, model_problems
+from corral.plan.agent import agent_problems
 from tests.unit.docs.pages import ROOT, blocks, pages, prose, tables
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -112,10 +111,6 @@ AGENT: dict[str, dict[str, object]] = {
     "spec.a2a": {"a2a": {"url": "http://a"}},
     "spec.image": {"image": "i"},
 }
-MODEL: dict[str, dict[str, object]] = {
-    "spec.limits": {"limits": {}},
-    "spec.circuitBreaker": {"circuitBreaker": {}},
-}
 
 
 def test_the_readme_lists_what_is_not_supported_and_nothing_else() -> None:
@@ -123,15 +118,11 @@ def test_the_readme_lists_what_is_not_supported_and_nothing_else() -> None:
     shown = {kind: set(re.findall(r"`([^`]+)`", cell)) for kind, cell in rows.items()}
     assert shown.keys() == {"Agent", "Model"}
     assert shown["Agent"] == set(AGENT)
-    assert shown["Model"] == set(MODEL)
+    assert shown["Model"] == set(), "only providers"
     for field, fields in AGENT.items():
         agent = AgentSpec.model_validate({"modelRef": {"name": "m"}, **fields})
         wrong = agent_problems(agent, {})
         assert [re.sub(r"\[\d+\]", "[]", p.field) for p in wrong] == [field]
-    for field, fields in MODEL.items():
-        model = ModelSpec.model_validate({"provider": "openai", "name": "n", **fields})
-        found = [re.sub(r"\[\d+\]", "[]", p.field) for p in model_problems(model)]
-        assert found == [field]
 
 
 def first_cells(page: str, header: str) -> set[str]:

@@ -229,8 +229,6 @@ def test_what_an_agent_cannot_do_names_its_field(agent: object, field: str) -> N
     [
         ({"provider": "nobody", "name": "x"}, "spec.provider"),
         ({"provider": "openai"}, "spec.name"),
-        ({**MODEL, "limits": {"maxInFlight": 1}}, "spec.limits"),
-        ({**MODEL, "circuitBreaker": {}}, "spec.circuitBreaker"),
     ],
 )
 def test_what_a_model_cannot_do_names_its_field(model: object, field: str) -> None:
