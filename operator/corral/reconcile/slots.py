@@ -27,6 +27,8 @@ from corral.plan.observed import Slot, Want
 from corral.plan.state import Worker
 from corral.reconcile.gates import Gates
 
+ASK_BEYOND = 64
+"""Attempts beyond an agent's free slots that stand in line at their Models' gates."""
 TURN = 5.0
 """Seconds for which a workflow may keep a slot busy while another waits without any."""
 
@@ -126,11 +128,34 @@ class Slots:
         What its Model does not let start now does not wait for a slot: more workers would be of no
         use to it.
         """
-        let_in = self.gates.admit(key, namespace, wants, self.priority(key))
-        passed = [want for want in wants if want.attempt_id in let_in]
+        asking = self._asking(namespace, wants)
+        let_in = self.gates.admit(key, namespace, asking, self.priority(key))
+        refused = {want.agent for want in asking if want.attempt_id not in let_in}
+        asked = {want.attempt_id for want in asking}
+        passed = [
+            want
+            for want in wants
+            if want.attempt_id in let_in
+            or (want.attempt_id not in asked and want.agent not in refused)
+        ]
         granted = self._claim(key, namespace, passed)
         self.gates.give_back(let_in.keys() - granted.keys())
         return {one: replace(slot, model=let_in[one]) for one, slot in granted.items()}
+
+    def _asking(self, namespace: str, wants: Sequence[Want]) -> list[Want]:
+        """The wants that may get a slot, and some: a thousand need not all be let in, and out."""
+        room: dict[str, int] = {}
+        asking = []
+        for want in wants:
+            if want.agent not in room:
+                of_agent = self._of_agent.get((namespace, want.agent), ())
+                room[want.agent] = ASK_BEYOND + sum(self._workers[uid].free for uid in of_agent)
+            if want.attempt_id in self._held:
+                asking.append(want)
+            elif room[want.agent] > 0:
+                room[want.agent] -= 1
+                asking.append(want)
+        return asking
 
     def _claim(self, key: WorkflowKey, namespace: str, wants: Sequence[Want]) -> dict[str, Slot]:
         granted: dict[str, Slot] = {}
@@ -188,24 +213,33 @@ class Slots:
         """How many slots a workflow may take now."""
         workers = [self._workers[uid] for uid in self._of_agent[agent]]
         free = sum(worker.free for worker in workers)
-        waiting = {one: count for one, count in self._waiting[agent].items() if one != key}
-        if not free or not waiting:
-            return free
-        own_priority = self._priorities.get(key, 0)
-        free -= sum(c for one, c in waiting.items() if self._priorities.get(one, 0) > own_priority)
-        others = {one: c for one, c in waiting.items() if self._is_of(one, own_priority)}
-        if free <= 0 or not others:
+        if not free:
+            return 0
+        line, own_priority = self._waiting[agent], self._priorities.get(key, 0)
+        others: Mapping[WorkflowKey, int] = line
+        if self._priorities:
+            free -= sum(c for one, c in line.items() if self._priorities.get(one, 0) > own_priority)
+            others = {one: c for one, c in line.items() if self._is_of(one, own_priority)}
+        rivals = len(others) - (key in others)
+        if free <= 0 or not rivals:
             return max(0, free)
         held = self._shares(agent)
-        contenders = {one for one in held if self._is_of(one, own_priority)} | others.keys() | {key}
+        content = sum(
+            one not in others and one != key and self._is_of(one, own_priority) for one in held
+        )
         capacity = sum(worker.capacity for worker in workers if worker.offered)
-        fair = max(1, capacity // len(contenders))
-        lacking = sum(min(count, max(0, fair - held[one])) for one, count in others.items())
+        fair = max(1, capacity // (rivals + content + 1))
+        if fair == 1:  # thousands may wait, and each wants one at least
+            lacking = rivals - sum(one in others and one != key for one in held)
+        else:
+            lacking = sum(
+                min(count, max(0, fair - held[one])) for one, count in others.items() if one != key
+            )
         own = fair - held[key]
         since = self._turns.get((agent, key))
         if since is not None and self._clock() - since > TURN:
             del self._turns[(agent, key)]
-            if any(not held[one] for one in others):
+            if any(not held[one] for one in others if one != key):
                 own = 0
         return min(free, max(own, free - lacking, 0))
 
@@ -263,9 +297,9 @@ class Slots:
         found: dict[WorkflowKey, None] = {}
         for agent in agents:
             free = sum(self._workers[uid].free for uid in self._of_agent.get(agent, ()))
-            line = sorted(
-                self._waiting.get(agent, ()), key=lambda one: -self._priorities.get(one, 0)
-            )
+            line: Iterable[WorkflowKey] = self._waiting.get(agent, ())
+            if self._priorities:
+                line = sorted(line, key=lambda one: -self._priorities.get(one, 0))
             found |= dict.fromkeys(itertools.islice(line, free))
         return list(found)
 
