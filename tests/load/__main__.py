@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import asdict, fields, replace
@@ -28,6 +29,10 @@ REPORT = Path(__file__).parents[2] / ".bench/report.json"
 
 async def _run(names: list[str], sizes: Sizes, operator_url: str | None) -> tuple[list[Part], str]:
     parts = []
+    # As Ctrl-C: what was made is deleted.
+    task = asyncio.current_task()
+    assert task is not None, "asyncio.run makes one"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with connect() as kube:
         site = Site(kube, sizes, operator_url)
         version: str = (await kube.request("GET", "/version"))["gitVersion"]
