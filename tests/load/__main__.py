@@ -9,7 +9,6 @@ come to its end; a missed target for speed alone is shown and is no failure.
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -27,17 +26,18 @@ from tests.load.sizes import QUICK, WHOLE, Sizes
 REPORT = Path(__file__).parents[2] / ".bench/report.json"
 
 
-async def _run(names: list[str], sizes: Sizes, operator_url: str | None) -> tuple[list[Part], str]:
-    parts = []
+async def _run(options: argparse.Namespace, sizes: Sizes) -> list[Part]:
+    """Runs the parts; the report is written after each."""
+    parts: list[Part] = []
     # As Ctrl-C: what was made is deleted.
     task = asyncio.current_task()
     assert task is not None, "asyncio.run makes one"
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with connect() as kube:
-        site = Site(kube, sizes, operator_url)
-        version: str = (await kube.request("GET", "/version"))["gitVersion"]
-        for name in names:
-            part = Part(name, load=os.getloadavg()[0])
+        site = Site(kube, sizes, options.operator_url)
+        version = (await kube.request("GET", "/version"))["gitVersion"]
+        for name in options.only:
+            part = Part(name, options.sizes, load=os.getloadavg()[0])
             print(f"{name} …", file=sys.stderr, flush=True)
             started = time.monotonic()
             try:
@@ -46,7 +46,8 @@ async def _run(names: list[str], sizes: Sizes, operator_url: str | None) -> tupl
                 part.error = str(error) or repr(error)
             part.seconds = time.monotonic() - started
             parts.append(part)
-    return parts, version
+            write(report(parts, asdict(sizes), version), options.report)
+    return parts
 
 
 def _arguments() -> tuple[argparse.Namespace, Sizes]:
@@ -83,6 +84,9 @@ def _arguments() -> tuple[argparse.Namespace, Sizes]:
         for size in fields(WHOLE)
         if (value := getattr(options, size.name)) is not None
     }
+    words = ["--quick"] if options.quick else []
+    words += [f"--{name.replace('_', '-')}={value:g}" for name, value in given.items()]
+    options.sizes = " ".join(words)
     return options, replace(QUICK if options.quick else WHOLE, **given)
 
 
@@ -93,10 +97,8 @@ def _first_line(part: object) -> str:
 def main() -> int:
     """Runs the parts, writes the report, prints it."""
     options, sizes = _arguments()
-    parts, version = asyncio.run(_run(options.only, sizes, options.operator_url))
-    found = report(parts, asdict(sizes), version)
-    write(found, options.report)
-    print(json.dumps(found, indent=2) if options.json else table(parts))
+    parts = asyncio.run(_run(options, sizes))
+    print(options.report.read_text().rstrip() if options.json else table(parts))
     return 0 if all(part.right for part in parts) else 1
 
 

@@ -45,6 +45,8 @@ class Part:
     """What a part of the benchmark found."""
 
     name: str
+    options: str = ""
+    """The sizes that were asked for, as on the command line."""
     figures: list[Figure] = field(default_factory=list)
     details: Json = field(default_factory=dict)
     """What explains the figures; its shape is the part's own."""
@@ -57,7 +59,7 @@ class Part:
     @property
     def command(self) -> str:
         """What makes these figures again."""
-        return f"make bench BENCH_ARGS='--only {self.name}'"
+        return f"make bench BENCH_ARGS='{f'--only {self.name} {self.options}'.strip()}'"
 
     @property
     def right(self) -> bool:

@@ -10,8 +10,8 @@ from tests.load.site import Site, following
 
 TEAM = "load"
 CONCURRENCY = 4
-MODEL_LATENCY = 200
-"""Milliseconds; 4 steps at once are 20 a second and worker, which corral itself does with ease."""
+MODEL_LATENCY = 400
+"""Milliseconds; 4 steps at once are 10 a second and worker, which corral itself does with ease."""
 
 
 async def overload(site: Site, part: Part) -> None:

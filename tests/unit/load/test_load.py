@@ -77,6 +77,7 @@ def test_parts_and_sizes_are_chosen_on_the_command_line(monkeypatch: pytest.Monk
     options, sizes = _arguments()
     assert options.only == ["wide", "floor"]
     assert (sizes.width, sizes.chains) == (7, QUICK.chains)
+    assert options.sizes == "--quick --width=7"
 
 
 @pytest.mark.parametrize(
