@@ -19,7 +19,8 @@ async def crowd(site: Site, part: Part) -> None:
     """Thousands of Workflows applied at once, and what others notice of it.
 
     A neighbour (the same namespace, its own Agent) and a tenant (another namespace) run one chain
-    after another meanwhile; how long these take is compared with an idle operator.
+    after another meanwhile; how long these take is compared with an idle operator. What they cost is
+    in the crowd's figures.
     """
     sizes = site.sizes
     async with site.namespace() as namespace, site.namespace() as other:
@@ -31,7 +32,7 @@ async def crowd(site: Site, part: Part) -> None:
         for one in (neighbour, tenant):
             await one.alone()
         ones = [objects.chain(f"one-{number}", 1, TEAM) for number in range(sizes.crowd)]
-        cost = Cost(steps=sizes.crowd, rate=None, writes=None, cpu=None)
+        cost = Cost(steps=sizes.crowd)
         others = [asyncio.create_task(one.meanwhile()) for one in (neighbour, tenant)]
         try:
             await cost.measure(site, namespace, ones, part)

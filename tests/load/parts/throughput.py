@@ -1,6 +1,7 @@
 """How many steps a second one operator gets done, and what each costs."""
 
 import time
+from dataclasses import dataclass
 
 from corral.kube.client import Json
 from tests.load import objects
@@ -24,26 +25,24 @@ async def chains(site: Site, part: Part) -> None:
 
 async def wide(site: Site, part: Part) -> None:
     """One Workflow that fans out once: completions share writes."""
-    cost = Cost(steps=site.sizes.width, rate=200, writes=0.1, cpu=None)
+    cost = Cost(steps=site.sizes.width, rate=200, writes=0.1)
     async with site.namespace() as namespace:
         await site.team(namespace, TEAM)
         await cost.measure(site, namespace, [objects.wide("wide", site.sizes.width, TEAM)], part)
 
 
+@dataclass(frozen=True)
 class Cost:
-    """What steps cost, and the targets for that.
+    """What steps cost, and the targets for that."""
 
-    Args:
-        steps: of all Workflows together.
-        rate: the target for steps a second.
-        writes: the target for the operator's API writes a step.
-        cpu: the target for the operator's CPU milliseconds a step.
-    """
-
-    def __init__(
-        self, steps: int, rate: float | None, writes: float | None, cpu: float | None
-    ) -> None:
-        self.steps, self._rate, self._writes, self._cpu = steps, rate, writes, cpu
+    steps: int
+    """Of all Workflows together."""
+    rate: float | None = None
+    """The target for steps a second."""
+    writes: float | None = None
+    """The target for the operator's API writes a step."""
+    cpu: float | None = None
+    """The target for the operator's CPU milliseconds a step."""
 
     async def measure(self, site: Site, namespace: str, workflows: list[Json], part: Part) -> None:
         """Runs the Workflows from the first POST to the last end, and fills the part."""
@@ -56,11 +55,9 @@ class Cost:
         calls = used.calls - operator.calls
         steps = self.steps
         part.figures += [
-            Figure("steps", steps / seconds, "/s", least=self._rate),
-            Figure("API writes", calls.total() / steps, "/step", self._writes),
-            Figure(
-                "operator's CPU", (used.cpu - operator.cpu) / steps * 1000, "ms/step", self._cpu
-            ),
+            Figure("steps", steps / seconds, "/s", least=self.rate),
+            Figure("API writes", calls.total() / steps, "/step", self.writes),
+            Figure("operator's CPU", (used.cpu - operator.cpu) / steps * 1000, "ms/step", self.cpu),
             Figure("API server's CPU", (served.cpu - server.cpu) / steps * 1000, "ms/step"),
             Figure("write conflicts", used.conflicts - operator.conflicts),
             *losses(runs, steps),
