@@ -84,9 +84,9 @@ def _arguments() -> tuple[argparse.Namespace, Sizes]:
         for size in fields(WHOLE)
         if (value := getattr(options, size.name)) is not None
     }
-    words = ["--quick"] if options.quick else []
-    words += [f"--{name.replace('_', '-')}={value:g}" for name, value in given.items()]
-    options.sizes = " ".join(words)
+    told = ["--quick"] if options.quick else []
+    told += [f"--{name.replace('_', '-')}={value:g}" for name, value in given.items()]
+    options.sizes = " ".join(told)
     return options, replace(QUICK if options.quick else WHOLE, **given)
 
 

@@ -1,6 +1,6 @@
 """What counters say at a moment: the operator's own, and the API server's."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -43,7 +43,7 @@ class ServerReading:
 
 def operator_reading(text: str) -> OperatorReading:
     """Reads the operator's metrics page."""
-    totals: Counter[str] = Counter()
+    totals: dict[str, float] = defaultdict(float)
     calls: Counter[str] = Counter()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

@@ -19,8 +19,8 @@ async def crowd(site: Site, part: Part) -> None:
     """Thousands of Workflows applied at once, and what others notice of it.
 
     A neighbour (the same namespace, its own Agent) and a tenant (another namespace) run one chain
-    after another meanwhile; how long these take is compared with an idle operator. What they cost is
-    in the crowd's figures.
+    after another meanwhile; how long these take is compared with an idle operator. What they cost
+    is in the crowd's figures.
     """
     sizes = site.sizes
     async with site.namespace() as namespace, site.namespace() as other:
