@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable
 from urllib.parse import parse_qsl, urlencode
@@ -50,6 +51,17 @@ def late(seconds: float) -> Fault:
 
     async def fault(call: Call) -> web.StreamResponse:
         await asyncio.sleep(seconds)
+        return await call.forward()
+
+    return fault
+
+
+def held_until(released: threading.Event) -> Fault:
+    """It arrives when the test says so, also where the caller waits no more."""
+
+    async def fault(call: Call) -> web.StreamResponse:
+        while not released.is_set():
+            await asyncio.sleep(0.05)
         return await call.forward()
 
     return fault
