@@ -114,9 +114,8 @@ def spoilt(change: Callable[[bytes], bytes]) -> Fault:
         answer = await call.forward()
         assert isinstance(answer, web.Response)
         body = answer.body if isinstance(answer.body, bytes) else b""
-        return web.Response(
-            status=answer.status, body=change(body), content_type="application/json"
-        )
+        kept = {k: v for k, v in answer.headers.items() if k != "Content-Length"}
+        return web.Response(status=answer.status, headers=kept, body=change(body))
 
     return fault
 
