@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import fresh_namespace
-from tests.cluster.harness import reason, why
+from tests.cluster.harness import Json, reason, why
 from tests.cluster.lab import Lab, agent
 from tests.faults.calls import drop, late, lose_every_other, refuse, twice
 from tests.faults.oracle import INPUTS, LAST_QUIET, RULES, Oracle, small_run
@@ -55,11 +55,12 @@ def test_runs_on_workers_that_are_made_meanwhile_end_as_ever_whatever_happens_to
             lab.make(*agent(name, replicas=1), small_run(name, agent=name))
         for name in FAULTS:
             oracle.ends_well(name)
+            # Written with some delay, and with faults of its own.
+            lab.cluster.wait("agent", name, lambda a: _requests(a) >= len(INPUTS), "all booked")
         oracle.settled()
     for name, rule in rules.items():
         assert 5 <= len(rule.met) < 80, f"each {name}: {len(rule.met)}"
-        used = lab.cluster.get("agent", name)["status"]["usage"]
-        assert used["requests"] == len(INPUTS), f"each {name}"
+        assert _requests(lab.cluster.get("agent", name)) == len(INPUTS), f"each {name}"
     limited = rules["is-too-much"].met
     again = [b.at - a.at for a, b in pairwise(limited) if str(a) == str(b)]
     assert again, "nothing was tried again"
@@ -70,6 +71,12 @@ def test_runs_on_workers_that_are_made_meanwhile_end_as_ever_whatever_happens_to
         lab.cluster.kubectl("delete", f"agentpool/{name}", f"agent/{name}")
     for name in FAULTS:
         lab.cluster.gone("pods", f"corral.dev/pool={name}")
+
+
+def _requests(agent: Json) -> int:
+    """The model calls that are booked on an Agent."""
+    booked: int = agent.get("status", {}).get("usage", {}).get("requests", 0)
+    return booked
 
 
 def test_who_may_make_no_pods_says_so_and_makes_them_once_it_may(oracle: Oracle) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.cluster.conftest import fresh_namespace
 from tests.cluster.lab import Lab, agent, lease, led_since, step, workflow
-from tests.faults.calls import after, before, drop, late
+from tests.faults.calls import after, before, drop, held_until
 from tests.faults.oracle import LAST_QUIET, RULES, Oracle, small_run
 from tests.faults.proxy import Call
 from tests.faults.rig import HASTE, Rig, rigged, wait_until
@@ -74,20 +75,21 @@ def _all_ended(lab: Lab, names: list[str]) -> bool:
 def test_a_leader_that_is_cut_off_and_whose_write_arrives_late_changes_nothing(
     rig: Rig, lab: Lab, oracle: Oracle
 ) -> None:
-    first, epoch = rig.operator, lease()["leaseTransitions"]
+    first, epoch, release = rig.operator, lease()["leaseTransitions"], threading.Event()
     second = rig.join("second", **_ports(100))
-    late_write = rig.proxy.breaking(r"^PUT .*/workflows/cut-off/", late(25), by="rigged", spare=2)
     run = lab.start(workflow("other", step("slow", input="slow"), step("a0", "slow")))
     lab.until_called(run)
-    with late_write as delayed:
+    writes = r"^PUT .*/workflows/cut-off/"
+    with rig.proxy.breaking(writes, held_until(release), by="rigged", spare=2) as held:
         lab.start(small_run("cut-off"))
-        wait_until(lambda: delayed.met, "a write is on its way")
+        wait_until(lambda: held.met, "a write is on its way")
         with rig.proxy.breaking(r"^\w+ /api", drop, by="rigged"):
             taken = led_since(epoch, 60)
             assert taken["holderIdentity"] == "second"
             oracle.ends_well("cut-off")
-            wait_until(lambda: delayed.met[0].status != 0, "the late write has arrived")
-            assert delayed.met[0].status == 409
+            release.set()
+            wait_until(lambda: held.met[0].status != 0, "the late write has arrived")
+            assert held.met[0].status == 409
             wait_until(lambda: first.exit_code is not None, "the first has heard of the second")
     assert first.exit_code == 1
     assert "a worker has heard a later epoch" in first.log.read_text()
@@ -123,6 +125,8 @@ def test_what_users_delete_while_no_operator_is_there_goes_away(
     lab.start(small_run("after-the-absence"))
     oracle.holds("after-the-absence")
     assert {call["lastUser"] for call in lab.calls(slow)} == {"slow"}
+    ended = [c for c in rig.proxy.calls if c.target.endswith(":cancel") and slow in c.target]
+    assert ended, "nobody told the worker that nobody waits for it"
 
 
 def test_a_crd_that_is_upgraded_and_rolled_back_stops_no_run(

@@ -165,16 +165,16 @@ def test_a_worker_that_hangs_is_given_up_and_its_late_result_changes_nothing(
     assert now["status"]["usage"]["requests"] == len(asked), (before, now["status"]["usage"])
 
 
-@pytest.mark.parametrize("label", ["corral.dev/pool", "corral.dev/revision", "corral.dev/slot"])
-def test_a_worker_whose_label_is_taken_off_is_nobody_s_or_the_pool_s(
-    lab: Lab, oracle: Oracle, label: str
+def test_workers_whose_labels_are_taken_off_stay_the_pool_s_or_are_replaced(
+    lab: Lab, oracle: Oracle
 ) -> None:
-    name = f"without-{label.rpartition('/')[2]}"
-    run = lab.start(small_run(name))
+    run = lab.start(small_run("unlabelled"))
     lab.until_called(run)
-    pod = lab.workers()[0]
-    lab.cluster.kubectl("label", "pod", pod["metadata"]["name"], f"{label}-")
-    oracle.holds(name)
+    first, second = (pod["metadata"]["name"] for pod in lab.workers())
+    lab.cluster.kubectl("label", "pod", first, "corral.dev/pool-", "corral.dev/slot-")
+    lab.cluster.kubectl("label", "pod", second, "corral.dev/revision-")
+    oracle.holds("unlabelled")
+    assert second not in {pod["metadata"]["name"] for pod in lab.workers()}
 
 
 def test_a_worker_that_says_no_more_that_it_is_one_is_replaced(lab: Lab, oracle: Oracle) -> None:

@@ -157,6 +157,35 @@ def test_a_second_operator_takes_over_from_one_that_died_or_froze(lab: Lab) -> N
     assert "somebody else" in "".join(logs)
 
 
+@pytest.fixture
+def impatient_kubelet() -> Iterator[None]:
+    """A kubelet that asks the operator every second whether it lives, and not every ten."""
+    probe = {"periodSeconds": 1, "timeoutSeconds": 1, "terminationGracePeriodSeconds": 1}
+    containers = [{"name": "operator", "livenessProbe": probe}]
+    change = json.dumps({"spec": {"template": {"spec": {"containers": containers}}}})
+    rollout = ("rollout", "status", "deployment/corral-operator", "--timeout=60s")
+    SYSTEM.kubectl("patch", "deployment", "corral-operator", f"--patch={change}")
+    SYSTEM.kubectl(*rollout)
+    yield
+    SYSTEM.kubectl("rollout", "undo", "deployment/corral-operator")
+    SYSTEM.kubectl(*rollout)
+    led_since(0, 30)
+
+
+@pytest.mark.usefixtures("impatient_kubelet")
+def test_an_operator_that_stands_still_is_started_again_and_goes_on(lab: Lab) -> None:
+    led_since(0, 30)
+    [pod] = operators()
+    run = lab.start(workflow("stood-still", step("slow"), *chain(4), step("end", "slow", "a3")))
+    lab.until_called(run, 2)
+    epoch, before = lease()["leaseTransitions"], restarts()
+    processes.kill(processes.of_pod(pod), signal.SIGSTOP)
+    led_since(epoch, 60)
+    assert restarts() > before
+    assert lab.cluster.finished("stood-still")["status"]["phase"] == "Succeeded"
+    lab.called_once_each(run, {f"a{n}: go" for n in range(4)} | {"slow: go", "end: go"})
+
+
 def _quiet(lab: Lab, pool: str, timeout: float = 15) -> None:
     """Waits until no worker of the pool works any more."""
     deadline = time.monotonic() + timeout

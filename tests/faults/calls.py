@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable
 from urllib.parse import parse_qsl, urlencode
@@ -55,6 +56,17 @@ def late(seconds: float) -> Fault:
     return fault
 
 
+def held_until(released: threading.Event) -> Fault:
+    """It arrives when the test says so, also where the caller waits no more."""
+
+    async def fault(call: Call) -> web.StreamResponse:
+        while not released.is_set():
+            await asyncio.sleep(0.05)
+        return await call.forward()
+
+    return fault
+
+
 def refuse(status: int, reason: str = "", retry_after: int | None = None) -> Fault:
     """The API server answers so, and does nothing."""
 
@@ -102,9 +114,8 @@ def spoilt(change: Callable[[bytes], bytes]) -> Fault:
         answer = await call.forward()
         assert isinstance(answer, web.Response)
         body = answer.body if isinstance(answer.body, bytes) else b""
-        return web.Response(
-            status=answer.status, body=change(body), content_type="application/json"
-        )
+        kept = {k: v for k, v in answer.headers.items() if k != "Content-Length"}
+        return web.Response(status=answer.status, headers=kept, body=change(body))
 
     return fault
 
