@@ -101,6 +101,8 @@ class Gates:
                     continue
                 refused[at] = load, 1, found
             self._held_back[key].setdefault(want.agent, self._why(at, refused[at][2]))
+        for at in {self._flying[one][1] for one in let_in if one in self._flying}:
+            self._count(at)
         for at, gate in list(self._gates.items()):
             if at in refused:
                 need, count, obstacle = refused[at]
@@ -134,12 +136,15 @@ class Gates:
 
     def give_back(self, attempts: Iterable[str]) -> None:
         """Attempts that were let in, and do not start."""
+        left: set[ModelKey] = set()
         for attempt in attempts:
             at = self._land(attempt)
             if at is not None:
                 self._gates[at].meter.drop(attempt)
                 self._gates[at].circuit.end(attempt, self.clock(), answered=False, failures=0)
-                self._look(at)
+                left.add(at)
+        for at in left:
+            self._look(at)
 
     def keep_only(self, key: WorkflowKey, running: Collection[str]) -> None:
         """What the run does not run was never sent."""
@@ -248,7 +253,6 @@ class Gates:
         self._weights.get(key, {}).pop(attempt, None)
         self._flying[attempt] = key, at
         self._of_workflow.setdefault(key, set()).add(attempt)
-        self._count(at)
 
     def _land(self, attempt: str) -> ModelKey | None:
         if attempt not in self._flying:
