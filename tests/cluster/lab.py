@@ -92,14 +92,15 @@ def agent(
     return [_named("Agent", name, spec=of), _named("AgentPool", name, spec=spec)]
 
 
-def served_model(name: str = "served") -> Json:
-    """A Model that leads to the model server of its namespace."""
+def served_model(name: str = "served", more: Json | None = None) -> Json:
+    """A Model that leads to the model server of its namespace, with ``more`` in its spec."""
     spec = {
         "provider": "openai",
         "name": "gpt-5-mini",
         "baseURL": "http://model-server/v1",
         "timeout": "30s",
         "price": {"inputPerMillionUSD": "1", "outputPerMillionUSD": "1"},
+        **(more or {}),
     }
     return _named("Model", name, spec=spec)
 

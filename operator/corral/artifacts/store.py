@@ -29,9 +29,9 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from corral.artifacts.breaker import Breaker, RestingError
 from corral.artifacts.errors import ArtifactMissingError, ArtifactStoreError, redacted, said
 from corral.artifacts.files import Entry, open_files
+from corral.breaker import Breaker, RestingError
 from corral.plan.artifacts import MEMO, check_place
 from corral.telemetry import metrics
 
@@ -79,7 +79,12 @@ class ArtifactStore:
                 f"the artifact store {self.url!r} can't be used: {said(error)}"
             ) from None
         self._places = asyncio.Semaphore(_AT_ONCE)
-        self._breaker = Breaker(_FAILURES, rest, [FileNotFoundError, asyncio.CancelledError])
+        self._breaker = Breaker(
+            _FAILURES,
+            rest,
+            [FileNotFoundError, asyncio.CancelledError],
+            metrics.ARTIFACT_STORE_USABLE.set,
+        )
         self._last_error = ""
         self._marked = False
 

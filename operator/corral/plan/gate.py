@@ -69,8 +69,8 @@ class Gate:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is known that would be missed."""
-        return self.meter.idle and not self._line and self.circuit == Circuit(self.circuit.breaker)
+        """Whether nothing counts, and nobody waits."""
+        return self.meter.idle and not self._line
 
     def closed_to(self, now: float) -> Obstacle | None:
         """Why the Model itself is not to be asked now, whatever its limits say."""
@@ -140,9 +140,9 @@ class Gate:
         known.need, known.count = self.meter.clamped(need), count
         known.priority, known.obstacle, known.called = priority, obstacle, None
 
-    def leave(self, run: RunKey) -> bool:
-        """A run waits no more; whether it did."""
-        return self._line.pop(run, None) is not None
+    def leave(self, run: RunKey) -> None:
+        """A run waits no more."""
+        self._line.pop(run, None)
 
     def resize(self, run: RunKey, attempt: str, load: Load, now: float) -> Obstacle | None:
         """An attempt that was let in needs another amount; what is in the way, if it can't start.

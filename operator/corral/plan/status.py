@@ -170,7 +170,8 @@ def _row(p: Pass, spec: StepSpec, step: Step) -> StepRow:
         row.reason = row.reason or node.reason
         row.message = row.message or node.message or node.overlap
     held_back = p.held_back.get(row.agent or "")
-    if step.phase is StepPhase.QUEUED and row.reason is None and held_back is not None:
+    queued = (node.phase is StepPhase.QUEUED for node in step.nodes)
+    if held_back is not None and row.reason is None and any(queued):
         row.reason, row.message = held_back[0].value, held_back[1]
     return row
 

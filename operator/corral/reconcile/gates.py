@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from corral.api.errors import ErrorClass, Reason
 from corral.api.model import Limits, ModelSpec, ModelStatus
+from corral.plan.breaker import Circuit
 from corral.plan.gate import Gate, Obstacle
 from corral.plan.limits import Load
 from corral.plan.observed import ModelCalls, Result, Want
@@ -40,10 +41,13 @@ class Gates:
         self._specs: dict[ModelKey, ModelSpec] = {}
         self._flying: dict[str, tuple[WorkflowKey, ModelKey]] = {}
         self._of_workflow: dict[WorkflowKey, set[str]] = {}
+        self._lines: dict[WorkflowKey, set[ModelKey]] = {}
+        """Of which Models each run waits for one."""
         self._weights: dict[WorkflowKey, dict[str, tuple[str, Load]]] = {}
         """What attempts that were refused turned out to need, and of which Model."""
         self._held_back: dict[WorkflowKey, dict[str, tuple[Reason, str]]] = {}
-        self._told: dict[ModelKey, str] = {}
+        self._told: dict[ModelKey, tuple[str, float]] = {}
+        """What the passes over Models were told to write last."""
 
     def open(self, key: ModelKey, status: ModelStatus, now: float) -> None:
         """Takes up what a former leader left of a Model: its circuit, and a window used up."""
@@ -53,16 +57,19 @@ class Gates:
         circuit = gate.circuit
         circuit.opened = status.circuit != "Closed"
         circuit.retry_at = parse(status.retry_at) if status.retry_at else 0.0
-        self._told[key] = status.circuit
+        self._told[key] = status.circuit, circuit.retry_at
 
     def close(self, key: ModelKey) -> None:
         """A Model is gone; what it runs still counts, in case it comes back."""
         self._specs.pop(key, None)
+        self._told.pop(key, None)
+        metrics.forget_model(*key)
         gate = self._gates.get(key)
-        if gate is not None and gate.idle:
+        if gate is None:
+            return
+        gate.circuit = Circuit()
+        if gate.idle:
             del self._gates[key]
-            self._told.pop(key, None)
-            metrics.forget_model(*key)
 
     def may_follow(self, key: ModelKey) -> bool:
         """Whether attempts may move on to a Model by themselves: nothing has to be counted."""
@@ -101,13 +108,14 @@ class Gates:
                     continue
                 refused[at] = load, 1, found
             self._held_back[key].setdefault(want.agent, self._why(at, refused[at][2]))
-        for at, gate in list(self._gates.items()):
-            if at in refused:
-                need, count, obstacle = refused[at]
-                gate.wait(key, need, count, obstacle, now, priority)
-                self._look(at)
-            elif gate.leave(key):
-                self._look(at)
+        for at in {self._flying[one][1] for one in let_in if one in self._flying}:
+            self._count(at)
+        self._leave(key, but=refused)
+        for at, (need, count, obstacle) in refused.items():
+            self._gates[at].wait(key, need, count, obstacle, now, priority)
+            self._look(at)
+        if refused:
+            self._lines[key] = set(refused)
         return let_in
 
     def held_back(self, key: WorkflowKey) -> Mapping[str, tuple[Reason, str]]:
@@ -134,12 +142,15 @@ class Gates:
 
     def give_back(self, attempts: Iterable[str]) -> None:
         """Attempts that were let in, and do not start."""
+        left: set[ModelKey] = set()
         for attempt in attempts:
             at = self._land(attempt)
             if at is not None:
                 self._gates[at].meter.drop(attempt)
                 self._gates[at].circuit.end(attempt, self.clock(), answered=False, failures=0)
-                self._look(at)
+                left.add(at)
+        for at in left:
+            self._look(at)
 
     def keep_only(self, key: WorkflowKey, running: Collection[str]) -> None:
         """What the run does not run was never sent."""
@@ -149,9 +160,7 @@ class Gates:
         """A run has ended: it waits for nothing."""
         self._weights.pop(key, None)
         self._held_back.pop(key, None)
-        for at, gate in self._gates.items():
-            if gate.leave(key):
-                self._look(at)
+        self._leave(key)
 
     def resume(self, key: WorkflowKey, attempt: str, at: ModelKey, load: Load) -> None:
         """An attempt that runs since a former leader's time."""
@@ -196,6 +205,12 @@ class Gates:
         gate = self._gate(key)
         self._look(key)
         return gate
+
+    def _leave(self, key: WorkflowKey, but: Collection[ModelKey] = ()) -> None:
+        for at in self._lines.pop(key, set()).difference(but):
+            if at in self._gates:
+                self._gates[at].leave(key)
+                self._look(at)
 
     def _gate(self, key: ModelKey) -> Gate:
         """A Model's gate, which minds what the Model says now."""
@@ -248,7 +263,6 @@ class Gates:
         self._weights.get(key, {}).pop(attempt, None)
         self._flying[attempt] = key, at
         self._of_workflow.setdefault(key, set()).add(attempt)
-        self._count(at)
 
     def _land(self, attempt: str) -> ModelKey | None:
         if attempt not in self._flying:
@@ -264,15 +278,17 @@ class Gates:
         gate, now = self._gates[at], self.clock()
         for run in gate.call(now):
             self.wake_workflow(run, 0.0)
-        state = gate.circuit.state
-        if self._told.get(at, "Closed") != state:
-            self._told[at] = state
+        told = gate.circuit.state, gate.circuit.retry_at
+        if self._told.get(at, ("Closed", 0.0)) != told:
+            self._told[at] = told
             self.wake_model(at, 0.0)
         if (due := gate.next_call(now)) is not None and due > now:
             self.wake_model(at, due - now)
         self._count(at)
 
     def _count(self, at: ModelKey) -> None:
+        if at not in self._specs:
+            return  # it is gone
         gate = self._gates[at]
         metrics.observe_model(*at, gate.circuit.state, gate.meter.in_flight, gate.held_back())
 

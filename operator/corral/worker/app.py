@@ -85,7 +85,13 @@ class Worker:
         self._shown = shown
         self.metrics = WorkerMetrics()
         self.runtime = AgentRuntime(
-            config.agent, config.agent_name, config.models, keys, headers, self.metrics.tool_ended
+            config.agent,
+            config.agent_name,
+            config.models,
+            keys,
+            headers,
+            self.metrics.tool_ended,
+            self.metrics.tool_server,
         )
         self.gate = Gate(pod_uid)
         self.table = AttemptTable(

@@ -30,6 +30,7 @@ from corral.worker.question import ANSWER, Question
 from corral.worker.schema import OutputSchema
 from corral.worker.scripted import ScriptedModel
 from corral.worker.simulated import MAX_REASKS, SimulatedModels
+from corral.worker.tool_breakers import ToolBreakers
 from corral.worker.tool_identity import Identity
 
 _HEADER_VALUE = re.compile(r"[!-~]{1,512}")
@@ -54,12 +55,14 @@ class Conversation:
         keys: KeySource,
         headers: HeaderSource,
         simulated: SimulatedModels,
+        breakers: ToolBreakers,
         observe: ToolObserver,
     ) -> None:
         self._spec = agent
         self._name = name
         self._keys = keys
         self._headers = headers
+        self._breakers = breakers
         self._observe = observe
         self._simulations = simulated
         self._clients = Clients()
@@ -188,7 +191,11 @@ class Conversation:
 
         identity = Identity(question.attempt_id, question.effect_key, question.correlation_id)
         limit = self._spec.limits.max_tool_calls
-        return [AgentTools(self._spec.tools, self._headers, identity, limit, self._observe)]
+        return [
+            AgentTools(
+                self._spec.tools, self._headers, identity, limit, self._breakers, self._observe
+            )
+        ]
 
     def _choose(self, model_ref: str, spec: ModelSpec) -> tuple[Model, str | None]:
         wrong = unsupported(model_ref, spec)

@@ -43,6 +43,12 @@ class WorkerMetrics:
             buckets=_CALL_BUCKETS,
             registry=self.registry,
         )
+        self._servers = Gauge(
+            "corral_worker_tool_server_usable",
+            "0 while a tool server is left alone after failures, else 1.",
+            ["server"],
+            registry=self.registry,
+        )
         self._tokens = Counter(
             "corral_worker_model_tokens",
             "Tokens that models counted, by direction (input, output) and whether simulated.",
@@ -75,6 +81,10 @@ class WorkerMetrics:
     def tool_ended(self, call: ToolCall) -> None:
         """Counts a tool call."""
         self._tools.labels(call.entry, call.outcome).observe(call.seconds)
+
+    def tool_server(self, host: str, usable: bool) -> None:
+        """Shows whether a tool server is usable."""
+        self._servers.labels(host).set(usable)
 
     def text(self) -> bytes:
         """Prometheus' text format."""

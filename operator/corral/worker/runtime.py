@@ -28,6 +28,7 @@ from corral.worker.outcome import (
 from corral.worker.question import Question
 from corral.worker.schema import OutputSchema, SchemaInvalidError, compact_json
 from corral.worker.simulated import SimulatedModels
+from corral.worker.tool_breakers import Tell, ToolBreakers
 from corral.worker.tool_identity import Identity
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class AgentRuntime:
         keys: from a Model's name to its API key; asked at every call.
         headers: from a tool's and a header's name to its value; asked at every connection.
         observe_tool: told of every call of a tool.
+        tell_server: told of tool servers' hosts, and whether they are usable.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class AgentRuntime:
         keys: KeySource,
         headers: HeaderSource = no_headers,
         observe_tool: ToolObserver = unobserved,
+        tell_server: Tell = lambda host, usable: None,
     ) -> None:
         self._agent = agent
         self._name = name
@@ -76,6 +79,7 @@ class AgentRuntime:
         self._keys = keys
         self._headers = headers
         self._observe_tool = observe_tool
+        self._breakers = ToolBreakers(tell_server)
         self._conversation: Conversation | None = None
         self._simulated = SimulatedModels()
         self._schemas: dict[str, OutputSchema] = {}
@@ -133,7 +137,9 @@ class AgentRuntime:
                     from corral.worker.tool_step import invoke
 
                     identity = Identity(attempt_id, effect_key, correlation_id)
-                    output, structured = await invoke(tool, identity, limit, self._observe_tool)
+                    output, structured = await invoke(
+                        tool, identity, limit, self._observe_tool, self._breakers
+                    )
                 else:
                     schema = self._schema(
                         self._agent.output_schema if output_schema is None else output_schema
@@ -249,6 +255,7 @@ class AgentRuntime:
                 self._keys,
                 self._headers,
                 self._simulated,
+                self._breakers,
                 self._observe_tool,
             )
         return self._conversation

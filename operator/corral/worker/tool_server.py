@@ -15,6 +15,7 @@ no connection, no answer in time, HTTP errors of a gateway  `AttemptFailedError`
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from functools import cache
 from ipaddress import ip_address
 from time import monotonic
@@ -28,6 +29,7 @@ from mcp.types import CallToolResult, Implementation, TextContent, Tool
 from pydantic import ValidationError
 
 from corral.api.errors import ErrorClass
+from corral.breaker import Breaker, RestingError
 from corral.worker.outcome import (
     AttemptFailedError,
     ToolCall,
@@ -85,6 +87,7 @@ class ToolServer:
         observe: told of every call.
         headers: sent with every request; their values are kept out of everything that is said.
         timeout: seconds that one call may take.
+        breaker: of the server; not asked while it rests.
 
     Raises:
         AttemptFailedError: ToolFailed, on entering and from every method, if the server can't be
@@ -97,6 +100,7 @@ class ToolServer:
         url: str,
         headers: Mapping[str, str],
         timeout: float,
+        breaker: Breaker,
         *,
         tool: str = "",
         observe: ToolObserver = unobserved,
@@ -107,6 +111,7 @@ class ToolServer:
         self._url = url
         self._headers = dict(headers)
         self._timeout = timeout
+        self._breaker = breaker
         self._secrets = _secrets(headers.values())
         self._stop = asyncio.Event()
         self._client: asyncio.Future[Client] | None = None
@@ -118,6 +123,22 @@ class ToolServer:
         refused = refused_url(self._url)
         if refused:
             raise self._failed(refused)
+        async with self._unless_resting():
+            await self._connect()
+        return self
+
+    @asynccontextmanager
+    async def _unless_resting(self) -> AsyncIterator[None]:
+        try:
+            async with self._breaker.call():
+                yield
+        except RestingError:
+            raise self._failed(
+                f"Its server at {urlsplit(self._url).hostname} failed several times in a row, "
+                "and is left alone for a moment."
+            ) from None
+
+    async def _connect(self) -> None:
         self._client = asyncio.get_running_loop().create_future()
         self._serving = asyncio.create_task(self._serve(self._client))
         try:
@@ -135,7 +156,6 @@ class ToolServer:
             await self._close()
             raise failed
         self._status = None
-        return self
 
     async def __aexit__(self, *args: object) -> None:
         await self._close()
@@ -177,7 +197,8 @@ class ToolServer:
 
         started, outcome = monotonic(), ToolOutcome.UNREACHABLE
         try:
-            result = await self._with_client(called)
+            async with self._unless_resting():
+                result = await self._with_client(called)
             outcome = ToolOutcome.FAILED if result.is_error else ToolOutcome.ANSWERED
         except MCPError as error:
             outcome = ToolOutcome.FAILED
@@ -204,7 +225,8 @@ class ToolServer:
             raise self._failed(self._why())
         error = work.exception()
         if self._too_large:
-            raise self._failed(f"Its answer has more than {MAX_ANSWER_BYTES} bytes.")
+            why = f"{self._label}: Its answer has more than {MAX_ANSWER_BYTES} bytes."
+            raise _TooLargeError(ErrorClass.TOOL_FAILED, why)
         if isinstance(error, MCPError):
             if error.code == -32001:
                 raise self._failed(f"It did not answer within {self._timeout:g} s.")
@@ -289,6 +311,10 @@ class ToolServer:
         if not any(secret in text for secret in self._secrets):
             return result
         return CallToolResult.model_validate_json(self._shown(text))
+
+
+class _TooLargeError(AttemptFailedError):
+    """The server answered, with more than can be read."""
 
 
 class _Bounded(httpx2.AsyncByteStream):

@@ -6,19 +6,25 @@ from corral.api.attempt import ToolInvocation
 from corral.api.errors import ErrorClass
 from corral.worker.outcome import AttemptFailedError, ToolObserver
 from corral.worker.schema import parse_json
+from corral.worker.tool_breakers import ToolBreakers
 from corral.worker.tool_identity import Identity
 from corral.worker.tool_results import error_of, value_of
 from corral.worker.tool_server import ToolServer
 
 
 async def invoke(
-    tool: ToolInvocation, identity: Identity, seconds: float, observe: ToolObserver
+    tool: ToolInvocation,
+    identity: Identity,
+    seconds: float,
+    observe: ToolObserver,
+    breakers: ToolBreakers,
 ) -> tuple[JsonValue, bool]:
     """Calls the tool once.
 
     Args:
         seconds: how long the call may take.
         observe: told of the call.
+        breakers: of the worker's tool servers.
 
     Returns:
         Its structured content and True, or its text and False: text that is JSON stays text.
@@ -35,7 +41,9 @@ async def invoke(
         raise AttemptFailedError(
             ErrorClass.REJECTED, f"Tool {tool.name}: its arguments are not a JSON object."
         )
-    async with ToolServer("", tool.url, {}, seconds, tool=tool.name, observe=observe) as server:
+    async with ToolServer(
+        "", tool.url, {}, seconds, breakers.of(tool.url), tool=tool.name, observe=observe
+    ) as server:
         result = await server.call(tool.name, arguments, identity.meta(tool.name, arguments, 1))
     if result.is_error:
         raise AttemptFailedError(ErrorClass.TOOL_FAILED, f"Tool {tool.name}: {error_of(result)}")

@@ -30,6 +30,7 @@ from corral.api.types import seconds
 from corral.worker.headers import HeaderSource, headers_of
 from corral.worker.outcome import AttemptFailedError, ToolObserver, unobserved
 from corral.worker.question import ANSWER
+from corral.worker.tool_breakers import ToolBreakers
 from corral.worker.tool_identity import Identity, digest
 from corral.worker.tool_results import bounded, error_of, text_of
 from corral.worker.tool_server import ToolServer
@@ -58,6 +59,7 @@ class AgentTools(AbstractToolset[Any]):
 
     Args:
         max_calls: how many calls the attempt may make, failed ones too.
+        breakers: of the worker's tool servers.
     """
 
     def __init__(
@@ -66,12 +68,14 @@ class AgentTools(AbstractToolset[Any]):
         headers: HeaderSource,
         identity: Identity,
         max_calls: int | None,
+        breakers: ToolBreakers,
         observe: ToolObserver = unobserved,
     ) -> None:
         self._entries = [entry for entry in entries if entry.mcp is not None]
         self._headers = headers
         self._identity = identity
         self._max_calls = max_calls
+        self._breakers = breakers
         self._observe = observe
         self._calls = 0
         self._offered: dict[str, _Offered] = {}
@@ -158,6 +162,7 @@ class AgentTools(AbstractToolset[Any]):
             mcp.url,
             headers_of(entry, self._headers),
             seconds(mcp.timeout),
+            self._breakers.of(mcp.url),
             observe=self._observe,
         )
         await self._stack.enter_async_context(server)

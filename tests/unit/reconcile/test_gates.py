@@ -129,6 +129,7 @@ def test_after_a_429_with_retry_after_nobody_asks_before_that_or_asks_another() 
     table = Table().model().model("other")
     table.admit(want(0))
     table.gates.ended("ns", result("run.s.0.1.1", calls(failures=1, retry_after=20)))
+    assert table.models[("ns", "m")] == 0, "its status is to tell"
     assert table.admit(want(1)) == {}
     assert table.gates.held_back(RUN)["agent"][0] is Reason.MODEL_LIMITED
     other = view("other", ErrorClass.RATE_LIMITED)

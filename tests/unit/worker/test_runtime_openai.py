@@ -107,6 +107,8 @@ async def test_text_comes_back_with_its_usage_marked_as_simulated(bench: Bench) 
         "cachedInputTokens": "0",
         "unanswered": "0",
         "simulated": True,
+        "answered": True,
+        "failures": "0",
     }
 
 

@@ -1,18 +1,18 @@
-"""Gives a store that fails a rest, so that not every pass waits for it anew."""
+"""Gives what fails a rest, so that not everybody who asks it waits for it anew."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import OpenedState
 
-from corral.telemetry import metrics
-
-_NAME = "artifacts"
+_NAME = "it"
+Passing = type[BaseException] | tuple[type[BaseException], Callable[..., bool]]
+"""Exceptions, all or those for which the function says so."""
 
 
 class RestingError(Exception):
-    """The store failed a moment ago, and is not asked now."""
+    """It failed a moment ago, and is not asked now."""
 
 
 class Breaker:
@@ -21,12 +21,20 @@ class Breaker:
     Args:
         threshold: failures in a row.
         rest: seconds.
-        passing: exceptions that say nothing against the store.
+        passing: exceptions that say nothing against what is called.
+        tell: told after every call whether it is usable.
     """
 
-    def __init__(self, threshold: int, rest: float, passing: list[type[BaseException]]) -> None:
+    def __init__(
+        self,
+        threshold: int,
+        rest: float,
+        passing: Sequence[Passing],
+        tell: Callable[[bool], None] = lambda usable: None,
+    ) -> None:
         self._factory = AsyncCircuitBreakerFactory(threshold, rest, exclude=[*passing])
-        metrics.ARTIFACT_STORE_USABLE.set(1)
+        self._tell = tell
+        tell(True)
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
@@ -45,4 +53,4 @@ class Breaker:
         except OpenedState:
             raise RestingError from None
         finally:
-            metrics.ARTIFACT_STORE_USABLE.set(breaker.context.state == "closed")
+            self._tell(breaker.context.state == "closed")
