@@ -128,6 +128,17 @@ def install(name: Name = DEFAULT_NAME, tag: Tag = _TAG) -> None:
         installation.install(home, os.environ.get("CORRAL_IMAGE", tag))
 
 
+@app.command("add-node")
+def add_node(name: Name = DEFAULT_NAME) -> None:
+    """Give an embedded cluster a second node; nothing happens where it has one."""
+    from cluster import embedded, image
+
+    with _alone(name) as home:
+        if home.read().get("provider") != Provider.EMBEDDED:
+            raise ClusterError("only an embedded cluster gets more nodes from here")
+        print(embedded.add_node(home, [image.build(_TAG)]))
+
+
 @app.command()
 def run(name: Name = DEFAULT_NAME) -> None:
     """Run the operator from the source tree, in place of the one in the cluster."""

@@ -182,9 +182,20 @@ def test_dead_workers_are_replaced_and_their_work_is_done_elsewhere(
 
 RULES = """
 rules:
-- {match: ^long, latency: 8s, reply: long}
+- {match: ^long, latency: 15s, reply: long}
 - {match: ., reply: short}
 """
+
+
+def updated(found: Json) -> bool:
+    """Whether a pool's steps are all taken by one worker, of the newest revision."""
+    return why(found, "Ready").startswith("RollingOut: 1 of 1 workers are ready in the new")
+
+
+def asked_by(which: str, prompt: str) -> str:
+    """What the model server calls a prompt under these instructions."""
+    text = f"You are the {which} one.\n{prompt}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_new_revision_rolls_out_under_a_step_that_runs(cluster: Cluster) -> None:
@@ -196,36 +207,40 @@ def test_a_new_revision_rolls_out_under_a_step_that_runs(cluster: Cluster) -> No
     cluster.wait("agentpool", "talker", ready(1), "at one worker")
     old = pods(cluster, "talker")[0]["metadata"]
     first = cluster.get("agent", "talker")["status"]["revision"]
-    spec = """
-        steps:
-        - {name: running, agentRef: {name: talker}, input: long}
-        - {name: later, dependsOn: [running], agentRef: {name: talker}, input: short}
-    """
-    cluster.apply(workflow("across", spec))
-    cluster.wait("workflow", "across", lambda w: phases(w)["running"] == "Running", "running")
+
+    # New workers can't start: the old one goes on as it is, and that is said.
+    cluster.patch("agentpool", "talker", {"spec": {"template": {"nodeSelector": {"planet": "x"}}}})
     cluster.apply(agent("talker", "served", said.format("new")))
+    cluster.wait("agent", "talker", lambda a: a["status"]["revision"] != first, "changed")
+    cluster.wait("agentpool", "talker", lambda p: "Unschedulable" in why(p, "Ready"), "told why")
+    cluster.apply(workflow("meanwhile", steps_of("talker", name="before")))
+    assert cluster.finished("meanwhile")["status"]["phase"] == "Succeeded"
+    assert cluster.get("pod", old["name"])["metadata"]["uid"] == old["uid"]
+
+    # They can: what runs goes on where it is, what comes gets the new one.
+    cluster.apply(workflow("across", steps_of("talker", name="running").replace("go", "long")))
+    cluster.wait("workflow", "across", lambda w: phases(w)["running"] == "Running", "running")
+    cluster.patch("agentpool", "talker", {"spec": {"template": {"nodeSelector": None}}})
+    rolling = cluster.wait("agentpool", "talker", updated, "of the new revision")
+    numbers = ("replicas", "readyReplicas", "updatedReplicas", "busyReplicas")
+    assert [rolling["status"][name] for name in numbers] == [2, 1, 1, 1]
     cluster.apply(workflow("fresh", steps_of("talker")))
     fresh = cluster.finished("fresh")
+    assert fresh["status"]["phase"] == "Succeeded"
     across = cluster.get("workflow", "across")
     assert phases(across)["running"] == "Running", "the new worker waited for the old one"
     across = cluster.finished("across")
-    assert {row["phase"] for row in across["status"]["steps"]} == {"Succeeded"}
-    assert [row["attempts"] for row in across["status"]["steps"]] == [1, 1]
-    assert fresh["status"]["phase"] == "Succeeded"
-    assert cluster.get("agent", "talker")["status"]["revision"] != first
+    assert across["status"]["phase"] == "Succeeded"
+    assert rows(across)["running"]["attempts"] == 1
     cluster.wait("agentpool", "talker", ready(1), "at one worker")
     (pod,) = pods(cluster, "talker")
     assert pod["metadata"]["uid"] != old["uid"]
-    asked = {one["attemptID"].split(".")[1]: one for one in journal(cluster)}
-    assert set(asked) == {"running", "later", "a"}
-
-    # The old instructions for what had begun, the new ones for all else.
-    def digest(which: str, prompt: str) -> str:
-        text = f"You are the {which} one.\n{prompt}"
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    assert asked["running"]["digest"] == digest("old", "long")
-    assert asked["later"]["digest"] == digest("new", "short")
+    asked = {one["attemptID"].split(".")[1]: one["digest"] for one in journal(cluster)}
+    assert asked == {
+        "before": asked_by("old", "go"),
+        "running": asked_by("old", "long"),
+        "a": asked_by("new", "go"),
+    }
 
     # A change of the Model rolls the pods too; one of the price does not.
     change = {"spec": {"price": {"inputPerMillionUSD": "9", "outputPerMillionUSD": "9"}}}

@@ -1,6 +1,7 @@
 """A pass over an AgentPool: see the pods, plan, make and delete them, write the status."""
 
 import logging
+from time import monotonic
 
 from corral.api.errors import ConditionType, Reason
 from corral.api.pool import PoolSpec, PoolStatus
@@ -78,12 +79,14 @@ class Pools:
     async def _pass(self, key: ObjectKey, obj: Json) -> None:
         spec = read_spec(PoolSpec, obj)
         if not isinstance(spec, PoolSpec):
+            self._headroom.pop(key, None)
             message = "; ".join(str(problem) for problem in spec)
             await self._write_status(key, obj, PoolStatus(), Reason.INVALID_SPEC, message)
             return
         agent_key = (key[0], spec.agent_ref.name)
         view = self._world.agent_view(agent_key)
         if view is None or not view.ready:
+            self._headroom.pop(key, None)
             await self._without_agent(key, obj, spec, view)
             return
         template = await self._template(key, spec, agent_key)
@@ -263,6 +266,7 @@ class Pools:
         world = self._world
         for pod in (*plan.drain, *plan.delete):
             world.slots.close(pod.uid)
+        asked_at = world.slots.risen_at(agent_key)
         room = plan.room
         for pod in plan.delete:
             raw = world.pods.by_uid(pod.uid)
@@ -274,7 +278,9 @@ class Pools:
             body = pod_manifest(template, revision, name, slot, key[1], obj["metadata"]["uid"])
             try:
                 world.pods.see(await world.kube.create(PODS, key[0], body))
-                self._observe_reaction(agent_key)
+                if asked_at is not None:
+                    metrics.POOL_REACTION.labels(key[0]).observe(monotonic() - asked_at)
+                    asked_at = None
             except ApiError as error:
                 if error.conflict:
                     world.pods.see(await world.kube.get(PODS, key[0], name))
@@ -287,12 +293,6 @@ class Pools:
                         key, obj, _status(obj), Reason.POD_FAILED, reason[:1024]
                     )
                 raise
-
-    def _observe_reaction(self, agent: ObjectKey) -> None:
-        """How long the steps waited for a pod to be made for them, without its start."""
-        waited = self._world.slots.unanswered(agent)
-        if waited is not None:
-            metrics.POOL_REACTION.labels(agent[0]).observe(waited)
 
     async def _drained(self, key: ObjectKey, raw: Json, pod: PodView) -> bool:
         """Tells a worker to drain; whether it holds nothing (or its time is over)."""
