@@ -24,9 +24,9 @@ from corral.plan.pool import (
     PodView,
     PoolMemory,
     PoolPlan,
+    capacity,
     demand,
     divide,
-    headroom,
     plan_pool,
 )
 from corral.plan.times import parse
@@ -53,8 +53,8 @@ class Pools:
         self._world = world
         self._memory: dict[ObjectKey, PoolMemory] = {}
         self._written: dict[ObjectKey, float] = {}
-        self._headroom: dict[ObjectKey, int | None] = {}
-        """As of each pool's last pass; None where it does not scale itself."""
+        self._specs: dict[ObjectKey, PoolSpec] = {}
+        """Of the pools that work, as of their last passes."""
         self._problems = PodProblems(world)
 
     async def reconcile(self, key: ObjectKey) -> None:
@@ -79,14 +79,14 @@ class Pools:
     async def _pass(self, key: ObjectKey, obj: Json) -> None:
         spec = read_spec(PoolSpec, obj)
         if not isinstance(spec, PoolSpec):
-            self._headroom.pop(key, None)
+            self._specs.pop(key, None)
             message = "; ".join(str(problem) for problem in spec)
             await self._write_status(key, obj, PoolStatus(), Reason.INVALID_SPEC, message)
             return
         agent_key = (key[0], spec.agent_ref.name)
         view = self._world.agent_view(agent_key)
         if view is None or not view.ready:
-            self._headroom.pop(key, None)
+            self._specs.pop(key, None)
             await self._without_agent(key, obj, spec, view)
             return
         template = await self._template(key, spec, agent_key)
@@ -95,7 +95,7 @@ class Pools:
         await self._problems.look(key, self._pods_of(key, uid))
         pods = self._pods_of(key, uid)
         memory = self._remembered(key, pods)
-        queued = self._part_of_queue(key, spec, pods, memory)
+        queued = self._part_of_queue(key, spec)
         plan = plan_pool(
             key[1],
             uid,
@@ -116,25 +116,23 @@ class Pools:
         if plan.wake is not None:
             self._world.wake.pool(key, max(0.05, plan.wake - self._world.kube.now()))
 
-    def _pods_of(self, key: ObjectKey, uid: str) -> list[PodView]:
-        """The pool's pods, and none that an earlier pool of that name left to be collected."""
+    def _pods_of(self, key: ObjectKey, uid: str | None = None) -> list[PodView]:
+        """The pool's pods; with ``uid`` none that an earlier pool of that name left behind."""
         return [self._pod_view(pod) for pod in self._world.pods.of_pool(key, uid)]
 
-    def _part_of_queue(
-        self, key: ObjectKey, spec: PoolSpec, pods: list[PodView], memory: PoolMemory
-    ) -> int:
+    def _part_of_queue(self, key: ObjectKey, spec: PoolSpec) -> int:
         """What of the steps that wait for the Agent is this pool's to make workers for."""
         agent = (key[0], spec.agent_ref.name)
-        queued = self._world.slots.queued(agent)
-        self._headroom[key] = headroom(spec, demand(pods, memory))
-        capacity = self._world.capacity.get(agent, {})
-        members = [
-            Member(name, self._headroom[(key[0], name)], bool(found and found.problem))
-            for name in self._world.pools_of(agent)
-            if (key[0], name) in self._headroom
-            for found in [capacity.get(name)]
-        ]
-        return divide(queued, members)[key[1]]
+        self._specs[key] = spec
+        told = self._world.capacity.get(agent, {})
+        members = []
+        for name in self._world.pools_of(agent):
+            other = (key[0], name)
+            if (known := self._specs.get(other)) is not None:
+                running = demand(self._pods_of(other), self._memory.get(other) or PoolMemory())
+                failing = name in told and bool(told[name].problem)
+                members.append(Member(name, running, capacity(known), failing))
+        return divide(self._world.slots.queued(agent), members)[key[1]]
 
     def _give_up_lost(self, key: ObjectKey, spec: PoolSpec, pods: list[PodView]) -> None:
         """Has what ran on lost workers be decided on, and looks again at those that are silent."""
@@ -432,7 +430,7 @@ class Pools:
     def _forget(self, key: ObjectKey) -> None:
         self._memory.pop(key, None)
         self._written.pop(key, None)
-        self._headroom.pop(key, None)
+        self._specs.pop(key, None)
         metrics.forget_pool(*key)
         for pod in self._world.pods.of_pool(key):
             self._world.slots.close(pod["metadata"]["uid"])
