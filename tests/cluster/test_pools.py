@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from corral.plan.pods import DO_NOT_EVICT
 from tests.cluster.harness import (
+    REPO,
     Cluster,
     Json,
     agent,
@@ -23,7 +25,9 @@ from tests.cluster.harness import (
     why,
     workflow,
 )
+from tests.cluster.lab import operator_metrics
 
+OF_POOL = "--selector=corral.dev/pool="
 SLOW = "latency: 3s\nreply: late"
 AT_ONCE = "autoscaling: {minReplicas: 0, maxReplicas: 3, targetStepsPerReplica: 2,"
 
@@ -35,7 +39,7 @@ def steps_of(who: str, items: int = 0, name: str = "a") -> str:
 
 def pods(cluster: Cluster, name: str) -> list[Json]:
     """A pool's pods that are not on their way out."""
-    found = cluster.list("pods", f"--selector=corral.dev/pool={name}")
+    found = cluster.list("pods", OF_POOL + name)
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
@@ -380,3 +384,101 @@ def test_a_bad_pool_does_not_disturb_a_good_one_of_the_same_agent(cluster: Clust
     )
     cluster.kubectl("delete", "agentpool", "bad")
     cluster.wait("agent", "two", lambda a: condition(a, "Ready") == "True", "ready without any")
+
+
+NONE_LEFT = "autoscaling: {minReplicas: 0, maxReplicas: 2, targetStepsPerReplica: 2,"
+
+
+def test_work_that_comes_while_a_pool_goes_to_zero_is_done_once(cluster: Cluster) -> None:
+    cluster.apply(
+        model_server(RULES)
+        + agent("tidal", "served")
+        + pool("tidal", f"concurrency: 2\n{NONE_LEFT} scaleDownStabilization: 1s}}")
+    )
+    cluster.kubectl("rollout", "status", "deployment/model-server", "--timeout=60s")
+    workers: set[str] = set()
+    names = [f"wave-{number}" for number in range(5)]
+    for number, name in enumerate(names):
+        cluster.apply(workflow(name, steps_of("tidal", 4)))
+        cluster.finished(name)
+        workers |= {pod["metadata"]["uid"] for pod in cluster.list("pods", OF_POOL + "tidal")}
+        if number % 2:  # the next comes to an empty pool
+            cluster.wait("agentpool", "tidal", ready(0), "without a worker")
+        else:  # the next comes while its workers go
+            cluster.wait("agentpool", "tidal", lambda p: not p["status"]["desiredReplicas"], "done")
+    found = cluster.all_finished(*names)
+    attempts = [one["attemptID"] for one in journal(cluster)]
+    wanted = {f"{found[name]['metadata']['uid']}.a.{item}.1" for name in names for item in range(4)}
+    # An attempt that a worker on its way out refused was made again, and never ran there.
+    assert len(attempts) == len(wanted)
+    assert {attempt.rsplit(".", 1)[0] for attempt in attempts} == wanted
+    assert len(workers) >= 6, "the pool never went to zero"
+
+
+def test_two_pools_of_an_agent_share_what_waits(cluster: Cluster) -> None:
+    scaling = "concurrency: 1\nautoscaling: {minReplicas: 0, maxReplicas: 4}"
+    pools = "".join(
+        manifest("AgentPool", name, f"agentRef: {{name: shared}}\n{scaling}")
+        for name in ("east", "west")
+    )
+    cluster.apply(simulated("slow", SLOW) + agent("shared", "slow") + pools)
+    for name in ("east", "west"):
+        cluster.wait("agentpool", name, ready(0), "without a worker")
+    before = reactions(cluster.namespace)
+    cluster.apply(workflow("work", steps_of("shared", 4)))
+    for name in ("east", "west"):
+        cluster.wait("agentpool", name, ready(2), "at two workers")
+    assert cluster.finished("work")["status"]["phase"] == "Succeeded"
+    made = cluster.list("events", "--field-selector=reason=Scheduled")
+    assert len(made) == 4, "each pool grew for what was the other's"
+    assert reactions(cluster.namespace) > before
+
+
+def reactions(namespace: str) -> int:
+    """How often it was measured how soon a pod was made for steps that wait."""
+    head = f'corral_pool_reaction_seconds_count{{namespace="{namespace}"}} '
+    lines = operator_metrics().splitlines()
+    return sum(int(float(line.removeprefix(head))) for line in lines if line.startswith(head))
+
+
+EVICTION = "apiVersion: policy/v1\nkind: Eviction\nmetadata: {{name: {0}, namespace: {1}}}"
+
+
+def test_evicted_workers_end_what_they_run_and_go_one_at_a_time(cluster: Cluster) -> None:
+    budget = (REPO / "manifests/autoscaling/disruption-budget.yaml").read_text()
+    cluster.apply(
+        simulated("slow", SLOW)
+        + agent("researcher", "slow")
+        + pool("researcher", "replicas: 2\nconcurrency: 1")
+    )
+    cluster.apply(budget)
+    cluster.wait("agentpool", "researcher", ready(2), "at two workers")
+    # How many there should be, the disruption controller reads from the pool's scale subresource.
+    counts = ("expectedPods", "currentHealthy", "disruptionsAllowed")
+    cluster.wait(
+        "pdb",
+        "researcher",
+        lambda b: [b.get("status", {}).get(name) for name in counts] == [2, 2, 1],
+        "told of both workers",
+    )
+    first, second = pods(cluster, "researcher")
+    assert first["metadata"]["annotations"].items() >= DO_NOT_EVICT.items()
+    cluster.apply(workflow("work", steps_of("researcher", 2)))
+    cluster.wait("agentpool", "researcher", lambda p: p["status"]["busyReplicas"] == 2, "busy")
+
+    def evict(pod: Json) -> str:
+        name = pod["metadata"]["name"]
+        path = f"/api/v1/namespaces/{cluster.namespace}/pods/{name}/eviction"
+        body = EVICTION.format(name, cluster.namespace)
+        words = ("create", f"--raw={path}", "--filename=-")
+        return cluster.kubectl(*words, input=body, check=False).stderr
+
+    assert evict(first) == ""
+    assert "violate the pod's disruption budget" in evict(second)
+    found = cluster.finished("work")
+    assert rows(found)["a"]["items"]["succeeded"] == 2
+    assert "NoCapacity" not in json.dumps(found["status"])
+    cluster.wait("agentpool", "researcher", ready(2), "at two workers again")
+    uids = {pod["metadata"]["uid"] for pod in pods(cluster, "researcher")}
+    assert first["metadata"]["uid"] not in uids
+    assert second["metadata"]["uid"] in uids
