@@ -397,22 +397,22 @@ def test_work_that_comes_while_a_pool_goes_to_zero_is_done_once(cluster: Cluster
     )
     cluster.kubectl("rollout", "status", "deployment/model-server", "--timeout=60s")
     workers: set[str] = set()
-    names = [f"wave-{number}" for number in range(5)]
+    names = [f"wave-{number}" for number in range(3)]
     for number, name in enumerate(names):
         cluster.apply(workflow(name, steps_of("tidal", 4)))
         cluster.finished(name)
         workers |= {pod["metadata"]["uid"] for pod in cluster.list("pods", OF_POOL + "tidal")}
-        if number % 2:  # the next comes to an empty pool
-            cluster.wait("agentpool", "tidal", ready(0), "without a worker")
-        else:  # the next comes while its workers go
+        if number == 0:  # the next comes while its workers go
             cluster.wait("agentpool", "tidal", lambda p: not p["status"]["desiredReplicas"], "done")
+        elif number == 1:  # the next comes to an empty pool
+            cluster.wait("agentpool", "tidal", ready(0), "without a worker")
     found = cluster.all_finished(*names)
     attempts = [one["attemptID"] for one in journal(cluster)]
     wanted = {f"{found[name]['metadata']['uid']}.a.{item}.1" for name in names for item in range(4)}
     # An attempt that a worker on its way out refused was made again, and never ran there.
     assert len(attempts) == len(wanted)
     assert {attempt.rsplit(".", 1)[0] for attempt in attempts} == wanted
-    assert len(workers) >= 6, "the pool never went to zero"
+    assert len(workers) >= 4, "the pool never went to zero"
 
 
 def test_two_pools_of_an_agent_share_what_waits(cluster: Cluster) -> None:
@@ -441,9 +441,6 @@ def reactions(namespace: str) -> int:
     return sum(int(float(line.removeprefix(head))) for line in lines if line.startswith(head))
 
 
-EVICTION = "apiVersion: policy/v1\nkind: Eviction\nmetadata: {{name: {0}, namespace: {1}}}"
-
-
 def test_evicted_workers_end_what_they_run_and_go_one_at_a_time(cluster: Cluster) -> None:
     budget = (REPO / "manifests/autoscaling/disruption-budget.yaml").read_text()
     cluster.apply(
@@ -464,14 +461,19 @@ def test_evicted_workers_end_what_they_run_and_go_one_at_a_time(cluster: Cluster
     first, second = pods(cluster, "researcher")
     assert first["metadata"]["annotations"].items() >= DO_NOT_EVICT.items()
     cluster.apply(workflow("work", steps_of("researcher", 2)))
-    cluster.wait("agentpool", "researcher", lambda p: p["status"]["busyReplicas"] == 2, "busy")
+    both = ("workflow", "work", lambda w: rows(w)["a"].get("items", {}).get("running") == 2)
+    cluster.wait(*both, "running on both workers")
 
     def evict(pod: Json) -> str:
         name = pod["metadata"]["name"]
         path = f"/api/v1/namespaces/{cluster.namespace}/pods/{name}/eviction"
-        body = EVICTION.format(name, cluster.namespace)
+        asked = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": cluster.namespace},
+        }
         words = ("create", f"--raw={path}", "--filename=-")
-        return cluster.kubectl(*words, input=body, check=False).stderr
+        return cluster.kubectl(*words, input=json.dumps(asked), check=False).stderr
 
     assert evict(first) == ""
     assert "violate the pod's disruption budget" in evict(second)

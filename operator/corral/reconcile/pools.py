@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 STOP_GRACE = 5
 """Seconds that a worker has to end when its pool, its Agent or its Model was deleted."""
+START_LIMIT = 30.0
+"""Seconds for which a worker may have a problem before its pool leaves work to others."""
 STATUS_PERIOD = 5.0
 """Seconds between two writes of a pool's status for its counters alone."""
 
@@ -124,13 +126,18 @@ class Pools:
         """What of the steps that wait for the Agent is this pool's to make workers for."""
         agent = (key[0], spec.agent_ref.name)
         self._specs[key] = spec
-        told = self._world.capacity.get(agent, {})
+        told, now = self._world.capacity.get(agent, {}), self._world.kube.now()
         members = []
         for name in self._world.pools_of(agent):
             other = (key[0], name)
             if (known := self._specs.get(other)) is not None:
-                running = demand(self._pods_of(other), self._memory.get(other) or PoolMemory())
-                failing = name in told and bool(told[name].problem)
+                pods = self._pods_of(other)
+                running = demand(pods, self._memory.get(other) or PoolMemory())
+                failing = (
+                    name in told
+                    and bool(told[name].problem)
+                    and all(now - pod.created >= START_LIMIT for pod in pods if pod.problem)
+                )
                 members.append(Member(name, running, capacity(known), failing))
         return divide(self._world.slots.queued(agent), members)[key[1]]
 
