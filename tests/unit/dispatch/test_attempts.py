@@ -370,7 +370,7 @@ def test_whatever_is_asked_for_is_executed_at_most_once(moves: list[str]) -> Non
 async def test_what_runs_on_a_lost_worker_is_given_up_and_can_be_cancelled_later(
     retried: bool,
 ) -> None:
-    async with bench() as (made, operator):
+    async with bench(simulation={"latency": "20s"}) as (made, operator):
         made.follow()
         await until(lambda: operator.worker.table.running == 1)
         elsewhere = Worker(pod="other", uid="other", url="http://127.0.0.1:9")
