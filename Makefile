@@ -78,6 +78,21 @@ faults: $(READY) ## The faults of docs/design/faults.md at full length, on a rea
 	$(BIN)/pytest --timeout=1800 tests/cluster/test_fault*.py $(PYTEST_ARGS) || status=$$?; \
 	$(MAKE) cluster-down NAME=$(TEST_NAME); exit $$status
 
+# Too long for `make test`, which skips what these add to a cluster.
+.PHONY: hpa-test
+hpa-test: $(READY) ## An HPA and a real metrics-server scale a pool (once five minutes, then three)
+	$(MAKE) cluster NAME=hpa
+	@status=0; $(BIN)/python -m cluster add-metrics --name hpa && \
+	KUBECONFIG=$(CURDIR)/.cluster/hpa/kubeconfig $(BIN)/pytest tests/cluster/test_hpa.py $(PYTEST_ARGS) || status=$$?; \
+	$(MAKE) cluster-down NAME=hpa; exit $$status
+
+.PHONY: node-test
+node-test: $(READY) ## A node with workers on it becomes unreachable, and comes back (four minutes)
+	$(MAKE) cluster NAME=nodes
+	@status=0; $(BIN)/python -m cluster add-node --name nodes && \
+	KUBECONFIG=$(CURDIR)/.cluster/nodes/kubeconfig $(BIN)/pytest tests/cluster/test_lost_nodes.py $(PYTEST_ARGS) || status=$$?; \
+	$(MAKE) cluster-down NAME=nodes; exit $$status
+
 .PHONY: bench
 bench: $(READY) ## Measure what an operator gets done and what it costs: .bench/report.json
 	@$(MAKE) --no-print-directory cluster

@@ -128,6 +128,26 @@ def install(name: Name = DEFAULT_NAME, tag: Tag = _TAG) -> None:
         installation.install(home, os.environ.get("CORRAL_IMAGE", tag))
 
 
+@app.command("add-node")
+def add_node(name: Name = DEFAULT_NAME) -> None:
+    """Give an embedded cluster a second node; nothing happens where it has one."""
+    from cluster import embedded, image
+
+    with _alone(name) as home:
+        _must_be_embedded(home)
+        print(embedded.add_node(home, [image.build(_TAG)]))
+
+
+@app.command("add-metrics")
+def add_metrics(name: Name = DEFAULT_NAME) -> None:
+    """Give an embedded cluster a metrics-server, for HPAs."""
+    from cluster import install as installation
+
+    with _alone(name) as home:
+        _must_be_embedded(home)
+        installation.install_metrics(home)
+
+
 @app.command()
 def run(name: Name = DEFAULT_NAME) -> None:
     """Run the operator from the source tree, in place of the one in the cluster."""
@@ -163,6 +183,11 @@ def load_image(name: Name = DEFAULT_NAME, tag: Tag = _TAG) -> None:
 
     with _alone(name) as home:
         image.load(home, tag)
+
+
+def _must_be_embedded(home: Home) -> None:
+    if home.read().get("provider") != Provider.EMBEDDED:
+        raise ClusterError(f"there is no embedded cluster {home.name!r} to add that to")
 
 
 def _existing(name: str) -> Home:

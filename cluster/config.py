@@ -33,9 +33,11 @@ VOLUME = "lib/volumes/artifacts"
 # What the operator's account asked the API server for, one JSON object a line.
 AUDIT_LOG = "log/audit.log"
 
+# Keeps from a second node what does not ask for it.
+TAINT = "corral.dev/second"
+
 _IN = "/run/corral"
 _PKI = f"{_IN}/pki"
-_SOCKET = "/run/containerd/containerd.sock"
 
 # All users of the API server but the people: file name, user, groups.
 _USERS = (
@@ -63,6 +65,24 @@ class Setup:
         return f"https://{self.numbers.node}:6443"
 
 
+@dataclass(frozen=True)
+class Place:
+    """What the nodes of a cluster, all in one network namespace, don't share."""
+
+    suffix: str
+    kubelet_port: int
+    health_port: int
+
+
+FIRST = Place("", 10250, 10248)
+SECOND = Place("-2", 10350, 10348)
+
+
+def socket(which: Place = FIRST) -> str:
+    """Where a node's containerd listens, inside of the cluster."""
+    return f"/run/containerd{which.suffix}/containerd.sock"
+
+
 def write(setup: Setup) -> str:
     """Write everything into the state folder; return the kubeconfig for people."""
     state = setup.home.path
@@ -72,15 +92,33 @@ def write(setup: Setup) -> str:
     etc = state / "etc"
     for name, words in _commands(setup).items():
         (etc / f"{name}.args").write_text("\n".join(words) + "\n")
-    (etc / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet(setup)))
+    (etc / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet(setup, FIRST)))
     (etc / "kube-proxy.yaml").write_text(yaml.safe_dump(_kube_proxy(setup)))
-    (etc / "containerd.toml").write_text(_containerd(state))
+    (etc / "containerd.toml").write_text(_containerd(state, FIRST))
     (etc / "cni" / "10-pods.conflist").write_text(json.dumps(_CNI))
     (etc / "Corefile").write_text(_corefile())
     (etc / "resolv.conf").write_text(f"nameserver {setup.numbers.node}\n")
     (etc / "masquerade.nft").write_text(_MASQUERADE)
     (etc / "audit.yaml").write_text(yaml.safe_dump(_AUDIT))
     return kubeconfig
+
+
+def write_second(setup: Setup) -> dict[str, list[str]]:
+    """Write what a second node needs; each of its components' program and arguments."""
+    state, name = setup.home.path, f"{setup.node}{SECOND.suffix}"
+    ca = pki.read(state / "pki", "ca")
+    user = f"system:node:{name}"
+    kubeconfig = _kubeconfig(setup, ca, pki.client(ca, user, ["system:nodes"]), user)
+    etc = state / "etc"
+    (etc / f"kubelet{SECOND.suffix}.kubeconfig").write_text(kubeconfig)
+    taint = {"key": TAINT, "effect": "NoSchedule"}
+    kubelet = _kubelet(setup, SECOND) | {"registerWithTaints": [taint]}
+    (etc / f"kubelet{SECOND.suffix}.yaml").write_text(yaml.safe_dump(kubelet))
+    (etc / f"containerd{SECOND.suffix}.toml").write_text(_containerd(state, SECOND))
+    return {
+        "containerd": ["containerd", "--config", f"{_IN}/etc/containerd{SECOND.suffix}.toml"],
+        "kubelet": _kubelet_words(setup, SECOND),
+    }
 
 
 def snapshotter(state: Path) -> str:
@@ -140,13 +178,26 @@ def _kubeconfig(setup: Setup, ca: pki.Pair, user: pki.Pair, name: str) -> str:
     )
 
 
+def _words(component: str, **flags: str) -> list[str]:
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    return ["/run/node/node", component, *words]
+
+
+def _kubelet_words(setup: Setup, which: Place) -> list[str]:
+    return _words(
+        "kubelet",
+        kubeconfig=f"{_IN}/etc/kubelet{which.suffix}.kubeconfig",
+        config=f"{_IN}/etc/kubelet{which.suffix}.yaml",
+        root_dir=f"/var/lib/kubelet{which.suffix}",
+        hostname_override=f"{setup.node}{which.suffix}",
+        node_ip=setup.numbers.node,
+    )
+
+
 def _commands(setup: Setup) -> dict[str, list[str]]:
     """Each component's program and arguments."""
     address = setup.numbers.node
-
-    def node(component: str, **flags: str) -> list[str]:
-        words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-        return ["/run/node/node", component, *words]
+    node = _words
 
     return {
         "etcd": node(
@@ -217,24 +268,21 @@ def _commands(setup: Setup) -> dict[str, list[str]]:
             kube_api_burst="400",
         ),
         "kube-proxy": node("kube-proxy", config=f"{_IN}/etc/kube-proxy.yaml"),
-        "kubelet": node(
-            "kubelet",
-            kubeconfig=f"{_IN}/etc/kubelet.kubeconfig",
-            config=f"{_IN}/etc/kubelet.yaml",
-            hostname_override=setup.node,
-            node_ip=address,
-        ),
+        "kubelet": _kubelet_words(setup, FIRST),
         # CoreDNS comes from a library that reads flags with one dash as well.
         "coredns": node("coredns", conf=f"{_IN}/etc/Corefile"),
         "containerd": ["containerd", "--config", f"{_IN}/etc/containerd.toml"],
     }
 
 
-def _kubelet(setup: Setup) -> dict[str, Any]:
+def _kubelet(setup: Setup, which: Place) -> dict[str, Any]:
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": setup.numbers.node,
+        "port": which.kubelet_port,
+        "healthzPort": which.health_port,
+        "podLogsDir": f"/var/log/pods{which.suffix}",
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
@@ -243,9 +291,9 @@ def _kubelet(setup: Setup) -> dict[str, Any]:
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": f"{_PKI}/kubelet.crt",
         "tlsPrivateKeyFile": f"{_PKI}/kubelet.key",
-        "containerRuntimeEndpoint": f"unix://{_SOCKET}",
+        "containerRuntimeEndpoint": f"unix://{socket(which)}",
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{setup.numbers.device}",
+        "cgroupRoot": f"/{setup.numbers.device}{which.suffix}",
         "failCgroupV1": False,
         "failSwapOn": False,
         "clusterDomain": DOMAIN,
@@ -292,16 +340,16 @@ def _kube_proxy(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _containerd(state: Path) -> str:
+def _containerd(state: Path, which: Place) -> str:
     return f"""\
 version = 2
-root = "/var/lib/containerd"
-state = "/run/containerd"
+root = "/var/lib/containerd{which.suffix}"
+state = "/run/containerd{which.suffix}"
 disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", \
 "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
 
 [grpc]
-address = "{_SOCKET}"
+address = "{socket(which)}"
 
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE_IMAGE}"

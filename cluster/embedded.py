@@ -9,13 +9,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
 from cluster import claim, config, gobuild, packages
 from cluster.api import Api, allow_dns, resolves
-from cluster.config import Setup
+from cluster.config import FIRST, SECOND, Place, Setup
 from cluster.paths import HERE, ClusterError, Home
 from cluster.shell import run, say, step
 from cluster.sweep import MARK, make_cgroups, processes, sweep
@@ -78,11 +78,60 @@ def is_ready(home: Home) -> bool:
     return Api(server, home.path / "pki").ready()
 
 
-def load(home: Home, archive: Path) -> None:
+def load(home: Home, archive: Path, node: Place = FIRST) -> None:
     """Import a docker-archive."""
     namespaces = ["nsenter", f"--target={home.read()['pid']}", "--mount", "--net", "--"]
+    ctr = ["ctr", f"--address={config.socket(node)}", "--namespace=k8s.io"]
     snapshotter = f"--snapshotter={config.snapshotter(home.path)}"
-    run([*namespaces, "ctr", "-n", "k8s.io", "images", "import", snapshotter, archive])
+    run([*namespaces, *ctr, "images", "import", snapshotter, archive])
+
+
+def add_node(home: Home, archives: Iterable[Path]) -> str:
+    """Start a second node with these images, and wait until it is ready; its name.
+
+    It has a kubelet and a containerd of its own, and shares the network with the first. Nothing is
+    scheduled there that does not tolerate ``config.TAINT``. It ends with the cluster.
+    """
+    facts = home.read()
+    setup = Setup(home, claim.Numbers(facts["number"]))
+    name, api = f"{setup.node}{SECOND.suffix}", Api(setup.server, home.path / "pki")
+    if api.exists(f"/api/v1/nodes/{name}"):
+        return name
+    with step(f"starting {name}"):
+        make_cgroups(f"{setup.numbers.device}{SECOND.suffix}")
+        components = config.write_second(setup)
+        _inside(home, "containerd", components["containerd"])
+        listening = Path(f"/proc/{facts['pid']}/root{config.socket(SECOND)}")
+        _wait(home, "containerd listens", listening.exists)
+        for archive in (gobuild.pause_archive(), *archives):
+            load(home, archive, SECOND)
+        _inside(home, "kubelet", components["kubelet"])
+        _wait(home, f"{name} is ready", lambda: api.node_ready(name))
+    return name
+
+
+def _inside(home: Home, component: str, words: list[str]) -> None:
+    """Start a component of the second node; it ends with the cluster."""
+    pid = home.read()["pid"]
+    namespaces = ["--mount", "--net", f"--pid=/proc/{pid}/ns/pid_for_children"]
+    with (home.logs / f"{component}{SECOND.suffix}.log").open("w") as log:
+        subprocess.Popen(
+            ["nsenter", f"--target={pid}", *namespaces, "--", *words],
+            env={"PATH": packages.PATH, "HOME": "/root", MARK: str(home.path)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _wait(home: Home, what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            logs = [f"{name}{SECOND.suffix}" for name in ("containerd", "kubelet")]
+            raise _failure(home, f"after {_PATIENCE:.0f} s, it's not so that {what}", *logs)
+        time.sleep(0.05)
 
 
 def inside(home: Home) -> list[str]:

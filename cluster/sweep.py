@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster import claim
+from cluster.config import SECOND
 from cluster.paths import ClusterError, Home
 from cluster.shell import works
 
@@ -28,6 +29,7 @@ def sweep(home: Home) -> None:
             # The kernel deletes it with the namespace, but takes its time.
             works(["ip", "link", "delete", numbers.device])
         _remove_cgroups(numbers.device)
+        _remove_cgroups(f"{numbers.device}{SECOND.suffix}")
     home.remove()
     for numbers in claim.of(home.path):
         claim.free(numbers)

@@ -4,9 +4,9 @@ package main
 import (
 	"os"
 
+	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/component-base/cli"
 	_ "k8s.io/component-base/logs/json/register"
-	genericapiserver "k8s.io/apiserver/pkg/server"
 
 	"sigs.k8s.io/metrics-server/cmd/metrics-server/app"
 )

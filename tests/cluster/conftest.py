@@ -17,6 +17,7 @@ ALONE = frozenset(
         "test_fault_watches",
         "test_fault_workers",
         "test_faults",
+        "test_lost_nodes",
         "test_security",
     }
 )

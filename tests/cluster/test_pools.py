@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from corral.plan.pods import DO_NOT_EVICT
 from tests.cluster.harness import (
+    REPO,
     Cluster,
     Json,
     agent,
@@ -23,7 +25,9 @@ from tests.cluster.harness import (
     why,
     workflow,
 )
+from tests.cluster.lab import operator_metrics
 
+OF_POOL = "--selector=corral.dev/pool="
 SLOW = "latency: 3s\nreply: late"
 AT_ONCE = "autoscaling: {minReplicas: 0, maxReplicas: 3, targetStepsPerReplica: 2,"
 
@@ -35,7 +39,7 @@ def steps_of(who: str, items: int = 0, name: str = "a") -> str:
 
 def pods(cluster: Cluster, name: str) -> list[Json]:
     """A pool's pods that are not on their way out."""
-    found = cluster.list("pods", f"--selector=corral.dev/pool={name}")
+    found = cluster.list("pods", OF_POOL + name)
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
@@ -182,9 +186,20 @@ def test_dead_workers_are_replaced_and_their_work_is_done_elsewhere(
 
 RULES = """
 rules:
-- {match: ^long, latency: 8s, reply: long}
+- {match: ^long, latency: 15s, reply: long}
 - {match: ., reply: short}
 """
+
+
+def updated(found: Json) -> bool:
+    """Whether a pool's steps are all taken by one worker, of the newest revision."""
+    return why(found, "Ready").startswith("RollingOut: 1 of 1 workers are ready in the new")
+
+
+def asked_by(which: str, prompt: str) -> str:
+    """What the model server calls a prompt under these instructions."""
+    text = f"You are the {which} one.\n{prompt}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_new_revision_rolls_out_under_a_step_that_runs(cluster: Cluster) -> None:
@@ -196,36 +211,40 @@ def test_a_new_revision_rolls_out_under_a_step_that_runs(cluster: Cluster) -> No
     cluster.wait("agentpool", "talker", ready(1), "at one worker")
     old = pods(cluster, "talker")[0]["metadata"]
     first = cluster.get("agent", "talker")["status"]["revision"]
-    spec = """
-        steps:
-        - {name: running, agentRef: {name: talker}, input: long}
-        - {name: later, dependsOn: [running], agentRef: {name: talker}, input: short}
-    """
-    cluster.apply(workflow("across", spec))
-    cluster.wait("workflow", "across", lambda w: phases(w)["running"] == "Running", "running")
+
+    # New workers can't start: the old one goes on as it is, and that is said.
+    cluster.patch("agentpool", "talker", {"spec": {"template": {"nodeSelector": {"planet": "x"}}}})
     cluster.apply(agent("talker", "served", said.format("new")))
+    cluster.wait("agent", "talker", lambda a: a["status"]["revision"] != first, "changed")
+    cluster.wait("agentpool", "talker", lambda p: "Unschedulable" in why(p, "Ready"), "told why")
+    cluster.apply(workflow("meanwhile", steps_of("talker", name="before")))
+    assert cluster.finished("meanwhile")["status"]["phase"] == "Succeeded"
+    assert cluster.get("pod", old["name"])["metadata"]["uid"] == old["uid"]
+
+    # They can: what runs goes on where it is, what comes gets the new one.
+    cluster.apply(workflow("across", steps_of("talker", name="running").replace("go", "long")))
+    cluster.wait("workflow", "across", lambda w: phases(w)["running"] == "Running", "running")
+    cluster.patch("agentpool", "talker", {"spec": {"template": {"nodeSelector": None}}})
+    rolling = cluster.wait("agentpool", "talker", updated, "of the new revision")
+    numbers = ("replicas", "readyReplicas", "updatedReplicas", "busyReplicas")
+    assert [rolling["status"][name] for name in numbers] == [2, 1, 1, 1]
     cluster.apply(workflow("fresh", steps_of("talker")))
     fresh = cluster.finished("fresh")
+    assert fresh["status"]["phase"] == "Succeeded"
     across = cluster.get("workflow", "across")
     assert phases(across)["running"] == "Running", "the new worker waited for the old one"
     across = cluster.finished("across")
-    assert {row["phase"] for row in across["status"]["steps"]} == {"Succeeded"}
-    assert [row["attempts"] for row in across["status"]["steps"]] == [1, 1]
-    assert fresh["status"]["phase"] == "Succeeded"
-    assert cluster.get("agent", "talker")["status"]["revision"] != first
+    assert across["status"]["phase"] == "Succeeded"
+    assert rows(across)["running"]["attempts"] == 1
     cluster.wait("agentpool", "talker", ready(1), "at one worker")
     (pod,) = pods(cluster, "talker")
     assert pod["metadata"]["uid"] != old["uid"]
-    asked = {one["attemptID"].split(".")[1]: one for one in journal(cluster)}
-    assert set(asked) == {"running", "later", "a"}
-
-    # The old instructions for what had begun, the new ones for all else.
-    def digest(which: str, prompt: str) -> str:
-        text = f"You are the {which} one.\n{prompt}"
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    assert asked["running"]["digest"] == digest("old", "long")
-    assert asked["later"]["digest"] == digest("new", "short")
+    asked = {one["attemptID"].split(".")[1]: one["digest"] for one in journal(cluster)}
+    assert asked == {
+        "before": asked_by("old", "go"),
+        "running": asked_by("old", "long"),
+        "a": asked_by("new", "go"),
+    }
 
     # A change of the Model rolls the pods too; one of the price does not.
     change = {"spec": {"price": {"inputPerMillionUSD": "9", "outputPerMillionUSD": "9"}}}
@@ -365,3 +384,103 @@ def test_a_bad_pool_does_not_disturb_a_good_one_of_the_same_agent(cluster: Clust
     )
     cluster.kubectl("delete", "agentpool", "bad")
     cluster.wait("agent", "two", lambda a: condition(a, "Ready") == "True", "ready without any")
+
+
+NONE_LEFT = "autoscaling: {minReplicas: 0, maxReplicas: 2, targetStepsPerReplica: 2,"
+
+
+def test_work_that_comes_while_a_pool_goes_to_zero_is_done_once(cluster: Cluster) -> None:
+    cluster.apply(
+        model_server(RULES)
+        + agent("tidal", "served")
+        + pool("tidal", f"concurrency: 2\n{NONE_LEFT} scaleDownStabilization: 1s}}")
+    )
+    cluster.kubectl("rollout", "status", "deployment/model-server", "--timeout=60s")
+    workers: set[str] = set()
+    names = [f"wave-{number}" for number in range(3)]
+    for number, name in enumerate(names):
+        cluster.apply(workflow(name, steps_of("tidal", 4)))
+        cluster.finished(name)
+        workers |= {pod["metadata"]["uid"] for pod in cluster.list("pods", OF_POOL + "tidal")}
+        if number == 0:  # the next comes while its workers go
+            cluster.wait("agentpool", "tidal", lambda p: not p["status"]["desiredReplicas"], "done")
+        elif number == 1:  # the next comes to an empty pool
+            cluster.wait("agentpool", "tidal", ready(0), "without a worker")
+    found = cluster.all_finished(*names)
+    attempts = [one["attemptID"] for one in journal(cluster)]
+    wanted = {f"{found[name]['metadata']['uid']}.a.{item}.1" for name in names for item in range(4)}
+    # An attempt that a worker on its way out refused was made again, and never ran there.
+    assert len(attempts) == len(wanted)
+    assert {attempt.rsplit(".", 1)[0] for attempt in attempts} == wanted
+    assert len(workers) >= 4, "the pool never went to zero"
+
+
+def test_two_pools_of_an_agent_share_what_waits(cluster: Cluster) -> None:
+    scaling = "concurrency: 1\nautoscaling: {minReplicas: 0, maxReplicas: 4}"
+    pools = "".join(
+        manifest("AgentPool", name, f"agentRef: {{name: shared}}\n{scaling}")
+        for name in ("east", "west")
+    )
+    cluster.apply(simulated("slow", SLOW) + agent("shared", "slow") + pools)
+    for name in ("east", "west"):
+        cluster.wait("agentpool", name, ready(0), "without a worker")
+    before = reactions(cluster.namespace)
+    cluster.apply(workflow("work", steps_of("shared", 4)))
+    for name in ("east", "west"):
+        cluster.wait("agentpool", name, ready(2), "at two workers")
+    assert cluster.finished("work")["status"]["phase"] == "Succeeded"
+    made = cluster.list("events", "--field-selector=reason=Scheduled")
+    assert len(made) == 4, "each pool grew for what was the other's"
+    assert reactions(cluster.namespace) > before
+
+
+def reactions(namespace: str) -> int:
+    """How often it was measured how soon a pod was made for steps that wait."""
+    head = f'corral_pool_reaction_seconds_count{{namespace="{namespace}"}} '
+    lines = operator_metrics().splitlines()
+    return sum(int(float(line.removeprefix(head))) for line in lines if line.startswith(head))
+
+
+def test_evicted_workers_end_what_they_run_and_go_one_at_a_time(cluster: Cluster) -> None:
+    budget = (REPO / "manifests/autoscaling/disruption-budget.yaml").read_text()
+    cluster.apply(
+        simulated("slow", SLOW)
+        + agent("researcher", "slow")
+        + pool("researcher", "replicas: 2\nconcurrency: 1")
+    )
+    cluster.apply(budget)
+    cluster.wait("agentpool", "researcher", ready(2), "at two workers")
+    # How many there should be, the disruption controller reads from the pool's scale subresource.
+    counts = ("expectedPods", "currentHealthy", "disruptionsAllowed")
+    cluster.wait(
+        "pdb",
+        "researcher",
+        lambda b: [b.get("status", {}).get(name) for name in counts] == [2, 2, 1],
+        "told of both workers",
+    )
+    first, second = pods(cluster, "researcher")
+    assert first["metadata"]["annotations"].items() >= DO_NOT_EVICT.items()
+    cluster.apply(workflow("work", steps_of("researcher", 2)))
+    both = ("workflow", "work", lambda w: rows(w)["a"].get("items", {}).get("running") == 2)
+    cluster.wait(*both, "running on both workers")
+
+    def evict(pod: Json) -> str:
+        name = pod["metadata"]["name"]
+        path = f"/api/v1/namespaces/{cluster.namespace}/pods/{name}/eviction"
+        asked = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": cluster.namespace},
+        }
+        words = ("create", f"--raw={path}", "--filename=-")
+        return cluster.kubectl(*words, input=json.dumps(asked), check=False).stderr
+
+    assert evict(first) == ""
+    assert "violate the pod's disruption budget" in evict(second)
+    found = cluster.finished("work")
+    assert rows(found)["a"]["items"]["succeeded"] == 2
+    assert "NoCapacity" not in json.dumps(found["status"])
+    cluster.wait("agentpool", "researcher", ready(2), "at two workers again")
+    uids = {pod["metadata"]["uid"] for pod in pods(cluster, "researcher")}
+    assert first["metadata"]["uid"] not in uids
+    assert second["metadata"]["uid"] in uids

@@ -36,6 +36,12 @@ _RESOURCES = {
     "requests": {"cpu": "50m", "memory": "160Mi"},
     "limits": {"memory": "512Mi"},
 }
+DO_NOT_EVICT = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+"""What keeps node autoscalers from moving workers about, which costs what they run. On idle ones
+too: to tell busy from idle would cost a write for every change."""
 _IDENTITY_SECONDS = 3600
 _OWN_ENV = ("POD_UID", "POD_NAME", "CORRAL_WORKER_")
 """Variables whose names begin so are not the user's to set."""
@@ -82,7 +88,7 @@ def pod_template(
     labels = _allowed(user.labels or {}) | worker_labels(config.agent_name, pool_name)
     annotations = _allowed(user.annotations or {})
     annotations[ANNOTATION_CONFIG] = compact_json(config.to_json())
-    annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] = "false"
+    annotations |= DO_NOT_EVICT
     if image_revision:
         annotations[ANNOTATION_IMAGE_REVISION] = image_revision
     spec: dict[str, Any] = {

@@ -60,10 +60,17 @@ class Member:
     """One of the pools of an Agent, as far as work is divided among them."""
 
     name: str
-    headroom: int | None
-    """Steps that it may still grow for; None where it does not scale itself."""
+    running: int
+    """Steps on its workers, but those that leave."""
+    capacity: int | None
+    """Steps that it may grow for; None where it does not scale itself."""
     failing: bool = False
     """Whether its workers can't start."""
+
+    @property
+    def room(self) -> int:
+        """Steps that it may still grow for."""
+        return max(0, (self.capacity or 0) - self.running)
 
 
 @dataclass
@@ -207,32 +214,44 @@ def demand(pods: Sequence[PodView], memory: PoolMemory) -> int:
     )
 
 
-def headroom(spec: PoolSpec, running: int) -> int | None:
-    """How many more steps a pool may grow for; None where it does not scale itself."""
-    if spec.autoscaling is None:
-        return None
-    return max(0, spec.autoscaling.max_replicas * _target(spec) - running)
+def capacity(spec: PoolSpec) -> int | None:
+    """The steps that a pool may grow for; None where it does not scale itself."""
+    return spec.autoscaling.max_replicas * _target(spec) if spec.autoscaling else None
 
 
 def divide(queued: int, pools: Sequence[Member]) -> dict[str, int]:
     """What waits for an Agent, divided among its pools: by name, adds up to ``queued``.
 
-    Pools that scale themselves get it in proportion to how far they may still grow, and no more
-    than that. One whose workers can't start gets nothing while another can take it. What is left
-    over is shared evenly: by the pools that somebody else scales, else by all.
+    Pools that scale themselves get it so that what they run and what they get is in proportion to
+    their capacities, and no more than these: that does not change when what waits begins to run.
+    One whose workers can't start gets nothing while another can take it. What is left over is
+    shared evenly: by the pools that somebody else scales, else by all.
     """
     shares = dict.fromkeys((pool.name for pool in pools), 0)
     left = queued
     for failing in (False, True):
-        able = {p.name: p.headroom for p in pools if p.headroom and p.failing is failing}
-        parts = _proportionally(min(left, sum(able.values())), able)
-        for name, part in parts.items():
+        for name, part in _level(left, [p for p in pools if p.failing is failing]).items():
             shares[name] += part
             left -= part
-    rest = [p.name for p in pools if p.headroom is None] or list(shares)
+    rest = [p.name for p in pools if p.capacity is None] or list(shares)
     for name, part in _proportionally(left, dict.fromkeys(rest, 1)).items():
         shares[name] += part
     return shares
+
+
+def _level(amount: int, pools: Sequence[Member]) -> dict[str, int]:
+    """As much of an amount as the pools have room for, each up to the same level."""
+    able = {pool.name: pool for pool in pools if pool.room}
+    amount = min(amount, sum(pool.room for pool in able.values()))
+    while able:
+        total = amount + sum(pool.running for pool in able.values())
+        levels = _proportionally(total, {name: p.capacity or 0 for name, p in able.items()})
+        above = [name for name, pool in able.items() if pool.running > levels[name]]
+        if not above:
+            return {name: level - able[name].running for name, level in levels.items()}
+        for name in above:
+            del able[name]
+    return {}
 
 
 def _proportionally(amount: int, weights: Mapping[str, int]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """A pass over an AgentPool: see the pods, plan, make and delete them, write the status."""
 
 import logging
+from time import monotonic
 
 from corral.api.errors import ConditionType, Reason
 from corral.api.pool import PoolSpec, PoolStatus
@@ -23,9 +24,9 @@ from corral.plan.pool import (
     PodView,
     PoolMemory,
     PoolPlan,
+    capacity,
     demand,
     divide,
-    headroom,
     plan_pool,
 )
 from corral.plan.times import parse
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 STOP_GRACE = 5
 """Seconds that a worker has to end when its pool, its Agent or its Model was deleted."""
+START_LIMIT = 30.0
+"""Seconds for which a worker may have a problem before its pool leaves work to others."""
 STATUS_PERIOD = 5.0
 """Seconds between two writes of a pool's status for its counters alone."""
 
@@ -52,8 +55,8 @@ class Pools:
         self._world = world
         self._memory: dict[ObjectKey, PoolMemory] = {}
         self._written: dict[ObjectKey, float] = {}
-        self._headroom: dict[ObjectKey, int | None] = {}
-        """As of each pool's last pass; None where it does not scale itself."""
+        self._specs: dict[ObjectKey, PoolSpec] = {}
+        """Of the pools that work, as of their last passes."""
         self._problems = PodProblems(world)
 
     async def reconcile(self, key: ObjectKey) -> None:
@@ -78,12 +81,14 @@ class Pools:
     async def _pass(self, key: ObjectKey, obj: Json) -> None:
         spec = read_spec(PoolSpec, obj)
         if not isinstance(spec, PoolSpec):
+            self._specs.pop(key, None)
             message = "; ".join(str(problem) for problem in spec)
             await self._write_status(key, obj, PoolStatus(), Reason.INVALID_SPEC, message)
             return
         agent_key = (key[0], spec.agent_ref.name)
         view = self._world.agent_view(agent_key)
         if view is None or not view.ready:
+            self._specs.pop(key, None)
             await self._without_agent(key, obj, spec, view)
             return
         template = await self._template(key, spec, agent_key)
@@ -92,7 +97,7 @@ class Pools:
         await self._problems.look(key, self._pods_of(key, uid))
         pods = self._pods_of(key, uid)
         memory = self._remembered(key, pods)
-        queued = self._part_of_queue(key, spec, pods, memory)
+        queued = self._part_of_queue(key, spec)
         plan = plan_pool(
             key[1],
             uid,
@@ -113,25 +118,28 @@ class Pools:
         if plan.wake is not None:
             self._world.wake.pool(key, max(0.05, plan.wake - self._world.kube.now()))
 
-    def _pods_of(self, key: ObjectKey, uid: str) -> list[PodView]:
-        """The pool's pods, and none that an earlier pool of that name left to be collected."""
+    def _pods_of(self, key: ObjectKey, uid: str | None = None) -> list[PodView]:
+        """The pool's pods; with ``uid`` none that an earlier pool of that name left behind."""
         return [self._pod_view(pod) for pod in self._world.pods.of_pool(key, uid)]
 
-    def _part_of_queue(
-        self, key: ObjectKey, spec: PoolSpec, pods: list[PodView], memory: PoolMemory
-    ) -> int:
+    def _part_of_queue(self, key: ObjectKey, spec: PoolSpec) -> int:
         """What of the steps that wait for the Agent is this pool's to make workers for."""
         agent = (key[0], spec.agent_ref.name)
-        queued = self._world.slots.queued(agent)
-        self._headroom[key] = headroom(spec, demand(pods, memory))
-        capacity = self._world.capacity.get(agent, {})
-        members = [
-            Member(name, self._headroom[(key[0], name)], bool(found and found.problem))
-            for name in self._world.pools_of(agent)
-            if (key[0], name) in self._headroom
-            for found in [capacity.get(name)]
-        ]
-        return divide(queued, members)[key[1]]
+        self._specs[key] = spec
+        told, now = self._world.capacity.get(agent, {}), self._world.kube.now()
+        members = []
+        for name in self._world.pools_of(agent):
+            other = (key[0], name)
+            if (known := self._specs.get(other)) is not None:
+                pods = self._pods_of(other)
+                running = demand(pods, self._memory.get(other) or PoolMemory())
+                failing = (
+                    name in told
+                    and bool(told[name].problem)
+                    and all(now - pod.created >= START_LIMIT for pod in pods if pod.problem)
+                )
+                members.append(Member(name, running, capacity(known), failing))
+        return divide(self._world.slots.queued(agent), members)[key[1]]
 
     def _give_up_lost(self, key: ObjectKey, spec: PoolSpec, pods: list[PodView]) -> None:
         """Has what ran on lost workers be decided on, and looks again at those that are silent."""
@@ -263,6 +271,7 @@ class Pools:
         world = self._world
         for pod in (*plan.drain, *plan.delete):
             world.slots.close(pod.uid)
+        asked_at = world.slots.risen_at(agent_key)
         room = plan.room
         for pod in plan.delete:
             raw = world.pods.by_uid(pod.uid)
@@ -274,7 +283,9 @@ class Pools:
             body = pod_manifest(template, revision, name, slot, key[1], obj["metadata"]["uid"])
             try:
                 world.pods.see(await world.kube.create(PODS, key[0], body))
-                self._observe_reaction(agent_key)
+                if asked_at is not None:
+                    metrics.POOL_REACTION.labels(key[0]).observe(monotonic() - asked_at)
+                    asked_at = None
             except ApiError as error:
                 if error.conflict:
                     world.pods.see(await world.kube.get(PODS, key[0], name))
@@ -287,12 +298,6 @@ class Pools:
                         key, obj, _status(obj), Reason.POD_FAILED, reason[:1024]
                     )
                 raise
-
-    def _observe_reaction(self, agent: ObjectKey) -> None:
-        """How long the steps waited for a pod to be made for them, without its start."""
-        waited = self._world.slots.unanswered(agent)
-        if waited is not None:
-            metrics.POOL_REACTION.labels(agent[0]).observe(waited)
 
     async def _drained(self, key: ObjectKey, raw: Json, pod: PodView) -> bool:
         """Tells a worker to drain; whether it holds nothing (or its time is over)."""
@@ -432,7 +437,7 @@ class Pools:
     def _forget(self, key: ObjectKey) -> None:
         self._memory.pop(key, None)
         self._written.pop(key, None)
-        self._headroom.pop(key, None)
+        self._specs.pop(key, None)
         metrics.forget_pool(*key)
         for pod in self._world.pods.of_pool(key):
             self._world.slots.close(pod["metadata"]["uid"])

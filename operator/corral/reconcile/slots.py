@@ -69,8 +69,8 @@ class Slots:
         """Those that are not 0."""
         self._turns: dict[tuple[AgentKey, WorkflowKey], float] = {}
         """Since when a workflow has held slots of an agent."""
-        self._queues: dict[AgentKey, tuple[int, float]] = {}
-        """How many attempts waited for an agent when that was most, and since when."""
+        self._queues: dict[AgentKey, tuple[int, float | None]] = {}
+        """How many attempts waited for an agent last, and since when more do than were told of."""
 
     def offer(
         self,
@@ -309,18 +309,19 @@ class Slots:
 
     def _note_rise(self, agent: AgentKey) -> None:
         queued = self.queued(agent)
+        before, since = self._queues.get(agent, (0, None))
         if not queued:
             self._queues.pop(agent, None)
-        elif queued > self._queues.get(agent, (0, 0.0))[0]:
-            self._queues[agent] = (queued, self._clock())
+        else:
+            risen = since is None and queued > before
+            self._queues[agent] = (queued, self._clock() if risen else since)
 
-    def unanswered(self, agent: AgentKey) -> float | None:
-        """Seconds since more attempts waited for an agent than ever, the first time it is asked."""
-        queued, since = self._queues.get(agent, (0, 0.0))
-        if not since:
-            return None
-        self._queues[agent] = (queued, 0.0)
-        return self._clock() - since
+    def risen_at(self, agent: AgentKey) -> float | None:
+        """When more attempts began to wait for an agent; None once that was asked."""
+        queued, since = self._queues.get(agent, (0, None))
+        if since is not None:
+            self._queues[agent] = (queued, None)
+        return since
 
     def capacity(self, agent: AgentKey) -> int:
         """Attempts that the agent's workers may run at once."""

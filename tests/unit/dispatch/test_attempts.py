@@ -364,3 +364,27 @@ def test_whatever_is_asked_for_is_executed_at_most_once(moves: list[str]) -> Non
                 await term.client.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("retried", [True, False])
+async def test_what_runs_on_a_lost_worker_is_given_up_and_can_be_cancelled_later(
+    retried: bool,
+) -> None:
+    async with bench(simulation={"latency": "20s"}) as (made, operator):
+        made.follow()
+        await until(lambda: operator.worker.table.running == 1)
+        elsewhere = Worker(pod="other", uid="other", url="http://127.0.0.1:9")
+        made.attempts.worker_lost(elsewhere, retried=retried)
+        assert made.results == []
+        made.attempts.worker_lost(made.worker, retried=retried)
+        lost = await made.result()
+        assert (lost.error, lost.unreachable, lost.final) == (
+            ErrorClass.WORKER_LOST,
+            True,
+            not retried,
+        )
+        assert ("may overlap" in lost.message) is retried
+        made.attempts.worker_lost(made.worker, retried=retried)
+        # It is back: what it used is told.
+        made.attempts.cancel(A, made.worker, made.book, made.results.append)
+        assert (await made.result(2)).used.requests == 1

@@ -1,12 +1,15 @@
 """What was given up: it is held for and booked until it has told what it used."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
+from corral.api.errors import ErrorClass
 from corral.plan.budget import Reservation
 from corral.plan.holdings import on_workers, reservations
 from corral.plan.observed import AgentView, Rates, Result
+from corral.plan.state import Consumption
 from corral.plan.workflow import fail_too_large
 from tests.unit.plan.driver import HANGS, Simulation, ok, used
 
@@ -88,3 +91,26 @@ output: $(steps.o.outputs)
     assert (counts.succeeded, counts.cancelled, counts.omitted) == (1, 1, 1)
     assert (sim.phases, sim.status.output) == ({"o": "Succeeded", "z": "Omitted"}, ["done"])
     assert (sim.status.phase, sim.has_condition("Degraded")) == ("Succeeded", True)
+
+
+LOST = "worker w can't be reached; this may still run there and may overlap"
+
+
+@pytest.mark.parametrize(("final", "phase"), [(False, "Succeeded"), (True, "Failed")])
+def test_what_a_lost_worker_ran_is_left_to_be_cancelled_there(final: bool, phase: str) -> None:
+    answers = {"a": [HANGS, ok("again", cost="0.02")]}
+    sim = Simulation("steps: [{name: a, agentRef: {name: x}}]", answers).to(5)
+    (attempt,) = on_workers(sim.run_state)
+    lost = Result(attempt, "uid-x", used(None), error=ErrorClass.WORKER_LOST, message=LOST)
+    sim.deliver(replace(lost, used=Consumption(), unreachable=True, final=final), 10)
+    sim.to(10)
+    assert list(sim.run_state.unsettled) == [attempt]
+    sim.end()
+    row = sim.row("a")
+    assert (row.phase, row.message, row.attempts) == (phase, LOST, 1 if final else 2)
+    # Its node comes back: it is cancelled there, and what it used is booked.
+    sim.deliver(Result(attempt, "uid-x", used("0.01"), "too late"), 500)
+    sim.to(500)
+    assert sim.run_state.settled
+    assert sim.run_state.late.requests == 1
+    assert sim.row("a").phase == phase

@@ -1,11 +1,14 @@
 """How pools grow, shrink, roll out and give up: the planner run against a fleet in memory."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from corral.api.pool import PoolSpec
-from corral.plan.pool import Member, divide, headroom, recommended
+from corral.plan.pool import Member, divide, recommended
 from tests.unit.plan.fleet import Fleet, autoscaled, spec
 
 
@@ -190,35 +193,53 @@ def test_a_lost_worker_is_replaced_at_once_and_kept_only_where_it_is_waited_for(
 @pytest.mark.parametrize(
     ("queued", "pools", "parts"),
     [
-        pytest.param(7, {"a": 100}, {"a": 7}, id="one pool gets all"),
-        pytest.param(9, {"a": 80, "b": 40}, {"a": 6, "b": 3}, id="as far as each may grow"),
-        pytest.param(1, {"a": 40, "b": 40}, {"a": 1, "b": 0}, id="ties by name"),
-        pytest.param(90, {"a": 40, "b": 20}, {"a": 55, "b": 35}, id="what is over, evenly"),
-        pytest.param(9, {"a": 0, "b": 40}, {"a": 0, "b": 9}, id="a full pool gets nothing"),
-        pytest.param(9, {"a": None, "b": 40}, {"a": 0, "b": 9}, id="a fixed pool gets nothing"),
-        pytest.param(9, {"a": None, "b": 4}, {"a": 5, "b": 4}, id="but what is over"),
-        pytest.param(9, {"a": None, "b": None}, {"a": 5, "b": 4}, id="fixed pools share"),
-        pytest.param(0, {"a": 40, "b": None}, {"a": 0, "b": 0}, id="nothing"),
+        pytest.param(7, {"a": (0, 100)}, {"a": 7}, id="one pool gets all"),
+        pytest.param(9, {"a": (0, 80), "b": (0, 40)}, {"a": 6, "b": 3}, id="by their capacities"),
+        pytest.param(1, {"a": (0, 40), "b": (0, 40)}, {"a": 1, "b": 0}, id="ties by name"),
+        pytest.param(8, {"a": (6, 40), "b": (0, 40)}, {"a": 1, "b": 7}, id="what runs counts"),
+        pytest.param(3, {"a": (9, 40), "b": (0, 40)}, {"a": 0, "b": 3}, id="up to the same level"),
+        pytest.param(90, {"a": (0, 40), "b": (0, 20)}, {"a": 55, "b": 35}, id="the rest, evenly"),
+        pytest.param(9, {"a": (8, 8), "b": (0, 40)}, {"a": 0, "b": 9}, id="a full pool: nothing"),
+        pytest.param(9, {"a": (5, None), "b": (0, 40)}, {"a": 0, "b": 9}, id="a fixed one too"),
+        pytest.param(9, {"a": (5, None), "b": (0, 4)}, {"a": 5, "b": 4}, id="but what is over"),
+        pytest.param(9, {"a": (5, None), "b": (0, None)}, {"a": 5, "b": 4}, id="fixed pools share"),
+        pytest.param(0, {"a": (0, 40), "b": (0, None)}, {"a": 0, "b": 0}, id="nothing"),
     ],
 )
 def test_what_waits_is_divided_among_the_pools_of_an_agent(
-    queued: int, pools: dict[str, int | None], parts: dict[str, int]
+    queued: int, pools: dict[str, tuple[int, int | None]], parts: dict[str, int]
 ) -> None:
-    members = [Member(name, headroom) for name, headroom in pools.items()]
+    members = [Member(name, *numbers) for name, numbers in pools.items()]
     assert divide(queued, members) == parts
     assert divide(queued, members[::-1]) == parts
 
 
 def test_a_pool_whose_workers_can_t_start_gets_what_no_other_can_take() -> None:
-    pools = [Member("a", 40, failing=True), Member("b", 10)]
+    pools = [Member("a", 0, 40, failing=True), Member("b", 0, 10)]
     assert divide(8, pools) == {"a": 0, "b": 8}
     assert divide(25, pools) == {"a": 15, "b": 10}
-    assert divide(8, [Member("a", 40, failing=True)]) == {"a": 8}
+    assert divide(8, [Member("a", 0, 40, failing=True)]) == {"a": 8}
 
 
-def test_two_pools_of_an_agent_do_not_both_grow_for_the_same_steps() -> None:
-    fleets = {"a": Fleet(autoscaled(high=5)), "b": Fleet(autoscaled(high=5))}
-    pools = [Member(name, headroom(fleet.pool, 0)) for name, fleet in fleets.items()]
-    for name, part in divide(16, pools).items():
-        fleets[name].settle(queued=part, seconds=5)
-    assert sum(len(fleet.pods) for fleet in fleets.values()) == 4
+@settings(deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30), st.booleans()), min_size=1),
+    st.integers(0, 200),
+    st.randoms(use_true_random=False),
+)
+def test_work_that_begins_where_it_was_counted_changes_no_pool_s_size(
+    pools: list[tuple[int, int, bool]], queued: int, random: Random
+) -> None:
+    members = [
+        Member(f"p{number}", min(running, capacity), capacity, failing)
+        for number, (running, capacity, failing) in enumerate(pools)
+    ]
+    parts = divide(queued, members)
+    assert sum(parts.values()) == queued
+    if queued > sum(member.room for member in members):
+        return
+    assert all(0 <= parts[member.name] <= member.room for member in members)
+    begun = {name: random.randint(0, part) for name, part in parts.items()}
+    later = [replace(member, running=member.running + begun[member.name]) for member in members]
+    again = divide(queued - sum(begun.values()), later)
+    assert again == {name: part - begun[name] for name, part in parts.items()}

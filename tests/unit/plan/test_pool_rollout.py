@@ -98,6 +98,33 @@ def test_a_pool_that_shrinks_while_it_rolls_out_keeps_what_is_ready() -> None:
     assert len(fleet.pods) == 3, "two that work, and one that may"
 
 
+def test_a_pool_that_shrinks_makes_do_without_new_workers_that_do_not_start() -> None:
+    fleet = Fleet(pool(3))
+    fleet.settle(seconds=5)
+    fleet.starts_in = None
+    fleet.revision = "r2"
+    fleet.pool = pool(6)
+    fleet.settle(seconds=5)
+    assert len(fleet.pods) == 7
+    fleet.pool = pool(3)
+    fleet.settle(seconds=5)
+    assert [pod.revision for pod in fleet.serving()] == ["r1"] * 3
+    assert len(fleet.pods) == 4
+
+
+def test_a_worker_that_leaves_is_not_asked_back_in_place_of_another() -> None:
+    fleet = Fleet(pool(2))
+    fleet.settle(seconds=5)
+    for name in fleet.pods:
+        fleet.busy[name] = 1
+    fleet.revision = "r2"
+    fleet.settle(seconds=10)
+    (serving,) = [pod.name for pod in fleet.serving() if pod.revision == "r1"]
+    fleet.busy.pop(serving)
+    fleet.settle(seconds=5)
+    assert serving in {pod.name for pod in fleet.serving()}
+
+
 class Rollouts(RuleBasedStateMachine):
     """Everything that may happen to a pool, in any order; ``Fleet`` judges every decision."""
 

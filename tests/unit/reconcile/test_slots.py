@@ -40,6 +40,33 @@ def test_the_least_busy_worker_is_given_first() -> None:
     assert sorted(slot.worker.uid for slot in granted.values()) == ["w0", "w0", "w1", "w1"]
 
 
+def test_a_worker_that_is_being_replaced_gets_what_the_new_ones_have_no_place_for() -> None:
+    slots = Slots(lambda: 0.0)
+    slots.offer(worker("new"), AGENT, "r2", 2, True)
+    slots.offer(worker("old"), AGENT, "r1", 2, True, updated=False)
+    granted = slots.claim(key("a"), "ns", wants("a", 1, 2, 3))
+    assert [(slot.worker.uid, slot.agent_revision) for slot in granted.values()] == [
+        ("new", "r2"),
+        ("new", "r2"),
+        ("old", "r1"),
+    ]
+
+
+def test_it_is_told_once_since_when_more_wait() -> None:
+    clock = [10.0]
+    slots = table(1, clock=clock)
+    claim(slots, "a", 1)
+    assert slots.risen_at(AGENT) is None
+    claim(slots, "b", 1, 2)
+    clock[0] = 12.0
+    claim(slots, "c", 1)
+    assert (slots.risen_at(AGENT), slots.risen_at(AGENT)) == (10.0, None)
+    claim(slots, "c", 1)
+    assert slots.risen_at(AGENT) is None, "no more than before"
+    claim(slots, "c", 1, 2)
+    assert slots.risen_at(AGENT) == 12.0
+
+
 def test_what_is_full_draining_or_gone_is_not_given() -> None:
     slots = table(1, 1, 1)
     slots.offer(worker("w0"), AGENT, "r1", 1, False)
