@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import aiohttp
 import httpx
 from httpx_aiohttp import HttpxAiohttpClient
 from pydantic import ValidationError
@@ -202,8 +203,13 @@ class WorkerClient:
             ) as response:
                 content = await _limited(response)
             answer = json.loads(content) if content else {}
-        except (httpx.HTTPError, ValueError, RecursionError, OSError) as error:
-            raise WorkerUnreachableError(f"{method} {path}: {error!r}") from error
+        except (
+            *(httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError),
+            *(ValueError, RecursionError, OSError),
+        ) as error:
+            # Not its repr: aiohttp's has the request's headers in it.
+            said = f"{type(error).__name__}: {error}"
+            raise WorkerUnreachableError(f"{method} {path}: {said}") from error
         if response.status_code == 401:
             # The worker's clock or its keys differ from ours for now: another token may do.
             self._refused_token(worker.uid)
