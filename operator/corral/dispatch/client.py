@@ -170,7 +170,8 @@ class WorkerClient:
     async def cancel(self, worker: Worker, attempt_id: str) -> Task | None:
         """Cancels; the task with what it used, or None where the worker does not hold it."""
         body = await self._call(worker, "POST", f"/tasks/{attempt_id}:cancel", {})
-        return Task(body) if EXTENSION in body.get("metadata", {}) else None
+        metadata = body.get("metadata")
+        return Task(body) if isinstance(metadata, dict) and EXTENSION in metadata else None
 
     async def ack(self, worker: Worker, attempt_ids: Sequence[str]) -> None:
         """Tells that results are committed and need not be kept."""
@@ -251,9 +252,12 @@ def _inventory(body: Mapping[str, Any]) -> Inventory:
 
 
 def _refused(status: int, answer: Any) -> RefusedError:
-    error = answer.get("error", {}) if isinstance(answer, dict) else {}
-    details = error.get("details") or [{}]
-    reason = str(details[0].get("reason", ""))
-    if reason not in REFUSALS:
+    # A worker that has gone wrong may say anything.
+    error = answer.get("error") if isinstance(answer, dict) else None
+    error = error if isinstance(error, dict) else {}
+    details = error.get("details")
+    first = details[0] if isinstance(details, list) and details else None
+    reason = first.get("reason") if isinstance(first, dict) else None
+    if not isinstance(reason, str) or reason not in REFUSALS:
         reason = str(status)
     return RefusedError(reason, str(error.get("message", ""))[:300])
