@@ -151,9 +151,23 @@ def _no_constant(name: str) -> Any:
 
 def _typed(text: str, schema: Mapping[str, Any], own: Any) -> Any:
     """Text if the schema takes it, else JSON if it takes that, else what it comes closer to."""
-    from jsonschema import Draft202012Validator
+    from referencing.exceptions import Unresolvable
 
-    validator: Any = Draft202012Validator(schema).evolve(schema=own)
+    try:
+        return _closest(text, _validator(schema).evolve(schema=own), own)
+    except Unresolvable:
+        return _json_or_text(text)  # problems_of says what is wrong
+
+
+def _validator(schema: Mapping[str, Any]) -> Any:
+    from jsonschema import Draft202012Validator
+    from referencing import Registry
+
+    # An empty registry: the default one would fetch remote references.
+    return Draft202012Validator(schema, registry=Registry())
+
+
+def _closest(text: str, validator: Any, own: Any) -> Any:
     if validator.is_valid(text):
         return text
     value = _json_or_text(text)
@@ -171,6 +185,7 @@ def _takes_text(own: Any) -> bool:
 def problems_of(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
     """What breaks the schema once the defaults are filled in, as the operator will do."""
     from jsonschema import Draft202012Validator, SchemaError
+    from referencing.exceptions import Unresolvable
 
     properties = schema.get("properties") or {}
     whole = {
@@ -186,7 +201,12 @@ def problems_of(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterato
     for name in schema.get("required") or []:
         if name not in whole:
             yield f"parameter {name!r}: must be given: -p {name}=…"
-    for error in sorted(Draft202012Validator(schema).iter_errors(whole), key=lambda e: e.json_path):
+    try:
+        errors = sorted(_validator(schema).iter_errors(whole), key=lambda e: e.json_path)
+    except Unresolvable as unresolvable:
+        yield f"the template's parameters: the reference {unresolvable.ref} does not resolve"
+        return
+    for error in errors:
         if error.validator == "required" and not error.path:
             continue
         first, *rest = [*error.path] or [""]

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import aiohttp
 import httpx
 from httpx_aiohttp import HttpxAiohttpClient
 from pydantic import ValidationError
@@ -169,7 +170,8 @@ class WorkerClient:
     async def cancel(self, worker: Worker, attempt_id: str) -> Task | None:
         """Cancels; the task with what it used, or None where the worker does not hold it."""
         body = await self._call(worker, "POST", f"/tasks/{attempt_id}:cancel", {})
-        return Task(body) if EXTENSION in body.get("metadata", {}) else None
+        metadata = body.get("metadata")
+        return Task(body) if isinstance(metadata, dict) and EXTENSION in metadata else None
 
     async def ack(self, worker: Worker, attempt_ids: Sequence[str]) -> None:
         """Tells that results are committed and need not be kept."""
@@ -202,8 +204,13 @@ class WorkerClient:
             ) as response:
                 content = await _limited(response)
             answer = json.loads(content) if content else {}
-        except (httpx.HTTPError, ValueError, RecursionError, OSError) as error:
-            raise WorkerUnreachableError(f"{method} {path}: {error!r}") from error
+        except (
+            *(httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError),
+            *(ValueError, RecursionError, OSError),
+        ) as error:
+            # Not its repr: aiohttp's has the request's headers in it.
+            said = f"{type(error).__name__}: {error}"
+            raise WorkerUnreachableError(f"{method} {path}: {said}") from error
         if response.status_code == 401:
             # The worker's clock or its keys differ from ours for now: another token may do.
             self._refused_token(worker.uid)
@@ -245,9 +252,12 @@ def _inventory(body: Mapping[str, Any]) -> Inventory:
 
 
 def _refused(status: int, answer: Any) -> RefusedError:
-    error = answer.get("error", {}) if isinstance(answer, dict) else {}
-    details = error.get("details") or [{}]
-    reason = str(details[0].get("reason", ""))
-    if reason not in REFUSALS:
+    # A worker that has gone wrong may say anything.
+    error = answer.get("error") if isinstance(answer, dict) else None
+    error = error if isinstance(error, dict) else {}
+    details = error.get("details")
+    first = details[0] if isinstance(details, list) and details else None
+    reason = first.get("reason") if isinstance(first, dict) else None
+    if not isinstance(reason, str) or reason not in REFUSALS:
         reason = str(status)
     return RefusedError(reason, str(error.get("message", ""))[:300])

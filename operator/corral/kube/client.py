@@ -122,7 +122,9 @@ class Kube:
                 ) as response:
                     raw = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ApiError(0, "Unreachable", f"{method} {path}: {error!r}") from error
+            # Not its repr: aiohttp's has the request's headers in it.
+            said = f"{type(error).__name__}: {error}"
+            raise ApiError(0, "Unreachable", f"{method} {path}: {said}") from error
         self._learn_time(response.headers)
         if response.status >= 400:
             raise _error(method, path, response.status, raw, response.headers)

@@ -19,6 +19,8 @@ from corral.api.types import Usage
 from corral.api.workflow import FINAL_STEP_PHASES, StepPhase, WorkflowPhase
 
 JOURNAL_VERSION = "1"
+MAX_JOURNAL_BYTES = 64 * 2**20
+"""Unpacked: a hundred times what fits into a status is a mistake, or malice."""
 
 
 class JournalError(ValueError):
@@ -387,6 +389,10 @@ def from_journal(journal: str) -> Run:
     if version != JOURNAL_VERSION:
         raise JournalError(f"the journal is of version {version[:8]!r}; this is {JOURNAL_VERSION}")
     try:
-        return Run.model_validate_json(zlib.decompress(base64.b64decode(body)))
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(base64.b64decode(body), MAX_JOURNAL_BYTES)
+        if unpacker.unconsumed_tail:
+            raise ValueError(f"it has more than {MAX_JOURNAL_BYTES} bytes")
+        return Run.model_validate_json(text)
     except (ValueError, zlib.error, ValidationError) as error:
         raise JournalError(f"the journal cannot be read: {error}") from error

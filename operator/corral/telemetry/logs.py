@@ -2,14 +2,17 @@
 
 import json
 import logging
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_TOKEN = re.compile(r"eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}")
+"""A JWT, such as every token of Kubernetes is: libraries quote headers in their complaints."""
 _context: ContextVar[Mapping[str, str]] = ContextVar("corral_log_context", default=_NOTHING)
 
 
@@ -31,7 +34,14 @@ def _timestamp(seconds: float) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the context's fields, extra fields."""
+    """One JSON object a line: time, level, logger, message, the context's fields, extra fields.
+
+    Tokens are left out, and what ``hide`` takes out of a text.
+    """
+
+    def __init__(self, hide: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self._hide = hide
 
     _standard = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -51,13 +61,21 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        clean = {
+            key: self._hide(_TOKEN.sub("[redacted]", value)) if isinstance(value, str) else value
+            for key, value in line.items()
+        }
+        return json.dumps(clean, default=str)
 
 
-def configure_logging(level: str = "info") -> None:
-    """Sends everything at ``level`` and above to stderr as JSON; third parties at warning."""
+def configure_logging(level: str = "info", hide: Callable[[str], str] = str) -> None:
+    """Sends everything at ``level`` and above to stderr as JSON; third parties at warning.
+
+    Args:
+        hide: takes secrets out of a text.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(hide))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

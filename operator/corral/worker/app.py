@@ -1,6 +1,7 @@
 """The worker as an ASGI application: A2A's routes, our own endpoints, authentication."""
 
 import json
+import re
 from collections.abc import Callable
 from time import time
 from typing import cast
@@ -47,6 +48,10 @@ from corral.worker.runtime import AgentRuntime
 
 OPEN_PATHS = frozenset({HEALTH_PATH, READY_PATH, METRICS_PATH, AGENT_CARD_WELL_KNOWN_PATH})
 _MAX_BODY_BYTES = 16 * 2**20
+_MANY_BRACKETS = 500
+"""Fewer can't be nested deeper than Python's parser goes."""
+_LONG_NUMBER = re.compile(rb"[0-9]{4000}")
+"""Python reads no numbers of more than 4,300 digits."""
 _UNAUTHORIZED = {
     "error": {
         "code": REFUSALS["Unauthorized"],
@@ -209,15 +214,66 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            headers = dict(cast("list[tuple[bytes, bytes]]", scope["headers"]))
-            if not self._verifier.accepts(headers.get(b"authorization", b"").decode("latin-1")):
+            given = dict(cast("list[tuple[bytes, bytes]]", scope["headers"]))
+            if not self._verifier.accepts(given.get(b"authorization", b"").decode("latin-1")):
                 app = JSONResponse(_UNAUTHORIZED, 401, headers={"WWW-Authenticate": "Bearer"})
             else:
                 send = _signed(send, self._shown())
-                if _too_large(headers.get(b"content-length", b"0")):
-                    body = {"error": {"code": 413, "message": "The request is too large."}}
-                    app = JSONResponse(body, 413)
+                body = await _body(receive)
+                wrong = _unreadable(body)
+                if wrong:
+                    status, message = wrong
+                    # Closed: the rest of a body that is too large is not waited for.
+                    headers = {"Connection": "close"}
+                    app = JSONResponse(
+                        {"error": {"code": status, "message": message}}, status, headers
+                    )
+                receive = _again(body, receive)
         await app(scope, receive, send)
+
+
+async def _body(receive: Receive) -> bytes:
+    """The request's body, or more of it than there may be."""
+    body = bytearray()
+    while len(body) <= _MAX_BODY_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            break
+    return bytes(body)
+
+
+def _unreadable(body: bytes) -> tuple[int, str] | None:
+    """Why a body is not looked into, as a status and a sentence; None if it is."""
+    if len(body) > _MAX_BODY_BYTES:
+        return 413, "The request is too large."
+    try:
+        body.decode()
+        if body.count(b"[") + body.count(b"{") > _MANY_BRACKETS or _LONG_NUMBER.search(body):
+            json.loads(body)
+    except UnicodeDecodeError:
+        return 400, "The request is not UTF-8."
+    except RecursionError:
+        return 400, "The request is nested too deep."
+    except json.JSONDecodeError:
+        return None  # is told by who expects JSON
+    except ValueError:
+        return 400, "A number in the request has too many digits."
+    return None
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that has been read, and then what comes after it."""
+    given = False
+
+    async def receive_again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again
 
 
 def _signed(send: Send, token: str | None) -> Send:
@@ -232,10 +288,6 @@ def _signed(send: Send, token: str | None) -> Send:
         await send(message)
 
     return signed
-
-
-def _too_large(length: bytes) -> bool:
-    return not length.isdigit() or int(length) > _MAX_BODY_BYTES
 
 
 def read_config(text: str | bytes) -> WorkerConfig:

@@ -18,6 +18,7 @@ from corral.worker.chain import Link, ModelChain
 from corral.worker.failures import answered, classify, simulated_answer
 from corral.worker.outcome import AttemptFailedError, ModelCall, UsageMeter
 from corral.worker.providers import FINGERPRINT
+from corral.worker.redaction import Redaction
 from corral.worker.schema import OutputSchema, parse_json_answer
 
 
@@ -27,6 +28,7 @@ class CallContext:
 
     chain: ModelChain
     caps: Caps
+    hidden: Redaction
     schema: OutputSchema | None
     meter: UsageMeter
     choose: Callable[[Link, int], tuple[Model, str | None]]
@@ -114,6 +116,7 @@ class MeteredModel(WrapperModel):
         except BaseException:
             self._count(link, started, None, None, unanswered=True)
             raise
+        response = context.hidden.response(response)
         fingerprint = (response.provider_details or {}).get(FINGERPRINT)
         self._count(link, started, fingerprint == "simulated", None, response)
         return self._understood(response, parameters)

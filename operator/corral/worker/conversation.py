@@ -174,6 +174,7 @@ class Conversation:
         return CallContext(
             chain=question.chain,
             caps=question.caps,
+            hidden=question.hidden,
             schema=question.schema,
             meter=question.meter,
             choose=choose,

@@ -23,6 +23,7 @@ from pydantic_ai import exceptions as ai
 
 from corral.api.errors import ErrorClass
 from corral.worker.outcome import AttemptFailedError
+from corral.worker.redaction import Redaction
 
 _DETAIL_LENGTH = 300
 
@@ -87,8 +88,7 @@ def _failure(
 ) -> AttemptFailedError:
     # What a provider says about a wrong key tends to contain the key.
     said = None if error_class is ErrorClass.AUTH else _said(error)
-    if said and key:
-        said = said.replace(key, "[redacted]")
+    said = said and Redaction([key]).text(said)
     return AttemptFailedError(
         error_class,
         f"Model {model_ref} {words}" + (f": {said[:_DETAIL_LENGTH]}" if said else "."),

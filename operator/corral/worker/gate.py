@@ -1,5 +1,6 @@
 """Who may call: this pod and not one that had its address before, and not a deposed operator."""
 
+import re
 from collections.abc import Callable, Mapping
 from time import monotonic
 
@@ -7,6 +8,7 @@ from corral.api.attempt import HEADER_EPOCH, HEADER_WORKER_UID
 from corral.worker.attempt import RefusedError
 
 LEASE_SECONDS = 120.0
+_EPOCH = re.compile(r"[0-9]{1,18}")
 
 
 class Gate:
@@ -37,7 +39,7 @@ class Gate:
         epoch = headers.get(HEADER_EPOCH.lower())
         if epoch is None:
             return
-        if not epoch.isascii() or not epoch.isdigit() or int(epoch) < self.epoch:
+        if not _EPOCH.fullmatch(epoch) or int(epoch) < self.epoch:
             raise RefusedError("StaleEpoch", f"The operator's epoch is {self.epoch} by now.")
         self.epoch = int(epoch)
         self._renewed_at = self._clock()

@@ -7,6 +7,7 @@ from corral.api.attempt import ToolDecision
 from corral.worker.caps import Caps
 from corral.worker.chain import ModelChain
 from corral.worker.outcome import UsageMeter
+from corral.worker.redaction import Redaction
 from corral.worker.schema import OutputSchema
 
 ANSWER = "answer"
@@ -24,6 +25,8 @@ class Question:
     meter: UsageMeter
     chain: ModelChain
     caps: Caps
+    hidden: Redaction
+    """Of what the attempt's servers are sent: keys and headers."""
     correlation_id: str | None = None
     conversation: str | None = None
     """Where an attempt before left off; the prompt is part of it."""

@@ -26,6 +26,7 @@ from corral.worker.outcome import (
     unobserved,
 )
 from corral.worker.question import Question
+from corral.worker.redaction import Redaction
 from corral.worker.schema import OutputSchema, SchemaInvalidError, compact_json
 from corral.worker.simulated import SimulatedModels
 from corral.worker.tool_breakers import Tell, ToolBreakers
@@ -127,6 +128,7 @@ class AgentRuntime:
         structured = False
         output: JsonValue | InputRequired = None
         failure: AttemptFailedError | None = None
+        hidden = self.hidden()
         try:
             async with asyncio.timeout(limit) as scope:
                 if decisions and conversation is None:
@@ -153,6 +155,7 @@ class AgentRuntime:
                         meter=meter,
                         chain=chain_of(self._agent, self._name, self._models, model_ref, fallbacks),
                         caps=self._caps(max_cost_usd, max_tokens),
+                        hidden=hidden,
                         correlation_id=correlation_id,
                         conversation=conversation,
                         decisions=decisions,
@@ -171,10 +174,23 @@ class AgentRuntime:
             logger.exception("An attempt ended with an unexpected error.")
             failure = _internal(type(error).__name__)
         if failure is not None:
+            failure = AttemptFailedError(failure.error_class, hidden.text(failure.message))
             return AttemptOutcome(error=failure.to_error(), usage=meter.usage())
         if isinstance(output, InputRequired):
             return AttemptOutcome(input_required=output, usage=meter.usage())
         return AttemptOutcome(output=output, structured=structured, usage=meter.usage())
+
+    def hidden(self) -> Redaction:
+        """Of the keys of the Agent's Models and the headers of its tools, as they are now."""
+        keys = (
+            self._keys(name) for name, spec in self._models.items() if spec.provider != SIMULATED
+        )
+        headers = (
+            self._headers(tool.name, header.name)
+            for tool in self._agent.tools or []
+            for header in (tool.mcp.headers_from if tool.mcp else None) or []
+        )
+        return Redaction([*keys, *headers])
 
     def problem(self) -> str | None:
         """Why no attempt could succeed with this configuration, in a sentence; None if it could."""

@@ -148,7 +148,8 @@ def main() -> int:
     Environment: POD_UID; optional CORRAL_WORKER_CONFIG, CORRAL_WORKER_KEYS,
     CORRAL_WORKER_HEADERS, CORRAL_WORKER_IDENTITY, CORRAL_WORKER_PORT.
     """
-    configure_logging(os.environ.get("CORRAL_LOG_LEVEL", "info"))
+    level = os.environ.get("CORRAL_LOG_LEVEL", "info")
+    configure_logging(level)
     logging.captureWarnings(True)  # libraries' warnings as JSON lines too
     path = Path(os.environ.get(CONFIG_ENV, CONFIG_FILE))
     pod_uid = os.environ.get(POD_UID_ENV)
@@ -172,6 +173,7 @@ def main() -> int:
     except (OSError, ValueError) as error:
         logger.error("The worker can't start: %s", error)
         return 2
+    configure_logging(level, hide=lambda text: worker.runtime.hidden().text(text))
     logger.info("The worker of agent %s listens.", worker.config.agent_name)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(worker, listener))

@@ -14,7 +14,7 @@ no connection, no answer in time, HTTP errors of a gateway  `AttemptFailedError`
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from ipaddress import ip_address
@@ -37,8 +37,10 @@ from corral.worker.outcome import (
     ToolOutcome,
     unobserved,
 )
+from corral.worker.redaction import Redaction
 
 T = TypeVar("T")
+Said = TypeVar("Said", CallToolResult, Tool)
 
 CONNECT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 4 * 2**20
@@ -49,7 +51,6 @@ _LOST = frozenset({-32000, -32001})
 """The SDK's own error codes: the connection was closed, no answer came in time."""
 _ANSWERS = frozenset({400, 404})
 """The HTTP status of a protocol error may be one of these."""
-_SECRET_LENGTH = 6
 
 
 def refused_url(url: str) -> str | None:
@@ -112,7 +113,7 @@ class ToolServer:
         self._headers = dict(headers)
         self._timeout = timeout
         self._breaker = breaker
-        self._secrets = _secrets(headers.values())
+        self._hidden = Redaction(headers.values())
         self._stop = asyncio.Event()
         self._client: asyncio.Future[Client] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -176,12 +177,13 @@ class ToolServer:
         try:
             tools = await self._with_client(listed)
         except MCPError as error:
-            raise self._failed(f"Its tools can't be listed: {self._shown(error.message)}") from None
+            why = self._hidden.text(error.message)
+            raise self._failed(f"Its tools can't be listed: {why}") from None
         except (ValidationError, RuntimeError):
             raise self._failed("Its server's list of tools can't be read.") from None
         if len(tools) > MAX_TOOLS:
             raise self._failed(f"Its server has more than {MAX_TOOLS} tools.")
-        return tools
+        return [self._redacted(tool) for tool in tools]
 
     async def call(
         self, name: str, arguments: Mapping[str, Any], meta: Mapping[str, str]
@@ -286,7 +288,7 @@ class ToolServer:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, MCPError) and error.code not in _LOST:
-            return f"Its server can't be used: {self._shown(error.message)}"
+            return f"Its server can't be used: {self._hidden.text(error.message)}"
         # Only the type: an HTTP library's words can quote a header.
         detail = f" ({type(error).__name__})" if error is not None else ""
         return f"Its server at {urlsplit(self._url).hostname} can't be reached{detail}."
@@ -295,22 +297,14 @@ class ToolServer:
         return AttemptFailedError(ErrorClass.TOOL_FAILED, f"{self._label}: {why}")
 
     def _error(self, message: str) -> CallToolResult:
-        text = TextContent(type="text", text=self._shown(message))
+        text = TextContent(type="text", text=self._hidden.text(message))
         return CallToolResult(content=[text], is_error=True)
 
-    def _shown(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "[redacted]")
-        return text
-
-    def _redacted(self, result: CallToolResult) -> CallToolResult:
+    def _redacted(self, said: Said) -> Said:
         """Servers that echo what they were sent must not tell a model the secrets."""
-        if not self._secrets:
-            return result
-        text = result.model_dump_json(by_alias=True)
-        if not any(secret in text for secret in self._secrets):
-            return result
-        return CallToolResult.model_validate_json(self._shown(text))
+        before = said.model_dump(mode="json", by_alias=True)
+        after = self._hidden.value(before)
+        return said if after == before else said.model_validate(after)
 
 
 class _TooLargeError(AttemptFailedError):
@@ -341,9 +335,3 @@ class _Bounded(httpx2.AsyncByteStream):
 def _tls() -> ssl.SSLContext:
     """Shared: to load the system's certificates takes longer than a call."""
     return httpx2.create_ssl_context()
-
-
-def _secrets(values: Collection[str]) -> list[str]:
-    """What must not be shown: the values, and what follows a scheme such as Bearer."""
-    found = set(values) | {value.rpartition(" ")[2] for value in values}
-    return sorted((value for value in found if len(value) >= _SECRET_LENGTH), key=len, reverse=True)

@@ -1,5 +1,7 @@
 """Arguments of runs: their types, and what is wrong with them."""
 
+import json
+import socket
 from typing import Any
 
 import pytest
@@ -120,3 +122,19 @@ def test_a_file_that_holds_no_object_is_wrong_usage(text: str, tmp_path: Any) ->
     with pytest.raises(CliError) as raised:
         Given.of([], str(file))
     assert raised.value.code is Exit.USAGE
+
+
+@pytest.mark.parametrize(
+    "own", [{"$ref": "{url}"}, {"type": "array", "items": {"$ref": "{url}#/$defs/x"}}]
+)
+def test_a_schema_elsewhere_is_not_fetched(own: dict[str, Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/schema"
+        text = json.dumps({"type": "object", "properties": {"topic": own}}).replace("{url}", url)
+        given = Given(texts={"topic": "[1]"}, values={})
+        with pytest.raises(CliError) as failed:
+            arguments(given, None, json.loads(text), {})
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert "does not resolve" in str(failed.value)
