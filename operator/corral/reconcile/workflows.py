@@ -181,6 +181,11 @@ class Workflows:
             await self._stall(obj, record, spec, previous, what.problems)
             return
         if run.finished_for_good and run.settled:
+            # Recorded by a write whose answer was lost: what they used is not on their Agent yet.
+            recorded = dict(record.results)
+            agents = {one: agent_of_attempt(spec, run, one) for one in recorded}
+            record.results.clear()
+            self._acknowledge(key, recorded, agents)
             self._settle(key, record, run, spec, set())
             await self._retirement.look(key, obj, spec)
             if previous.observed_generation == obj["metadata"]["generation"]:
