@@ -8,7 +8,9 @@ import asyncio
 import random
 from collections.abc import Mapping
 from contextvars import copy_context
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 
@@ -122,11 +124,10 @@ class Operator:
     async def _run(self) -> None:
         kube = _Kube(self, self._server, self._gate)
         store = ArtifactStore(self._artifacts)
-        self.controller = Controller(kube, store, NAMESPACE, self._identity, IMAGE)
-        client = self.controller._client
-        await client.close()
         network = _Network(self, self._kubelet, self._gate)
-        client._http = httpx.AsyncClient(transport=network, trust_env=False)
+        connecting = partial(httpx.AsyncClient, transport=network)
+        with patch("corral.dispatch.client.HttpxAiohttpClient", connecting):
+            self.controller = Controller(kube, store, NAMESPACE, self._identity, IMAGE)
         self._watch()
         await _prime_and_run(self.controller)
 

@@ -13,7 +13,7 @@ from corral.plan.names import LABEL_POOL, LABEL_REVISION
 from corral.plan.state import from_journal
 from corral.reconcile.controller import Controller
 from tests.explore.api_server import ApiServer
-from tests.explore.plans import KILLS, Plan
+from tests.explore.plans import Plan
 from tests.explore.scenarios import PRICES
 from tests.explore.workers import Execution, Journal, Kubelet
 
@@ -40,6 +40,8 @@ class End:
     """By kind and name, without times."""
     usage: dict[str, Json] = field(default_factory=dict)
     """What the statuses of the runs say was used, by run id."""
+    parents: dict[str, str] = field(default_factory=dict)
+    """Runs that were made for others, by run id."""
     executions: list[Execution] = field(default_factory=list)
     killed: set[str] = field(default_factory=set)
     """Workers that were killed."""
@@ -61,7 +63,10 @@ def end_of(
         elif key[0] != "leases":
             end.objects["/".join((key[0], key[2]))] = _comparable(obj)
         if key[0] == "workflows":
-            end.usage[obj["metadata"]["uid"]] = (obj.get("status") or {}).get("usage") or {}
+            uid = obj["metadata"]["uid"]
+            end.usage[uid] = (obj.get("status") or {}).get("usage") or {}
+            for owner in obj["metadata"].get("ownerReferences") or []:
+                end.parents[uid] = owner["uid"]
     end.objects["pods"] = dict(pods)
     end.left = list(_left(kubelet, controller))
     return end
@@ -93,31 +98,33 @@ def _left(kubelet: Kubelet, controller: Controller) -> Iterator[str]:
             if pod.worker.table.running:
                 yield f"{pod.key[2]} still runs {pod.worker.table.running}"
     world = controller.world
-    for name, found in (
+    reserved = {agent: held for agent, held in world.budgets._held.items() if held}
+    waiting = {agent: line for agent, line in world.slots._waiting.items() if any(line.values())}
+    for what, found in (
         ("slots are held", world.slots._held),
-        ("wait for slots", {k: v for k, v in world.slots._waiting.items() if v}),
+        ("runs wait for slots", waiting),
+        ("budgets are reserved", reserved),
         ("attempts are followed", world.attempts._following),
         ("attempts are being cancelled", world.attempts._cancelling),
         ("acknowledgements wait", world.attempts._acks),
-        ("budgets are reserved", world.budgets_held()) if hasattr(world, "budgets_held") else ("", {}),
     ):
         if found:
-            yield f"{name}: {sorted(map(str, found))}"
+            yield f"{what}: {sorted(map(str, found))}"
 
 
 def differences(end: End, expected: End, plan: Plan) -> Iterator[str]:
     """What is not as in the undisturbed run, though it should be."""
     yield from end.left
     yield from _different_objects(end, expected, plan)
-    yield from duplicates(end, expected, plan)
-    yield from _wrong_books(end, expected, plan)
+    yield from _wrong_effects(end, expected, plan)
+    yield from _wrong_books(end)
 
 
 def _different_objects(end: End, expected: End, plan: Plan) -> Iterator[str]:
     ignored = _ATTEMPTS if plan.kills_worker else frozenset()
     for name in sorted(expected.objects.keys() | end.objects.keys()):
         own = ignored
-        if name.startswith("agents/") and any(fault in KILLS for _, fault in plan.faults):
+        if name.startswith("agents/") and plan.kills_operator:
             own |= {"usage", "budget"}  # its last ten seconds are in memory alone
         ours = _without(end.objects.get(name), own)
         theirs = _without(expected.objects.get(name), own)
@@ -141,8 +148,8 @@ def _short(value: Any) -> str:
     return text if len(text) < 200 else f"{text[:200]}…"
 
 
-def duplicates(end: End, expected: End, plan: Plan) -> Iterator[str]:
-    """Effects that happened more often than they should."""
+def _wrong_effects(end: End, expected: End, plan: Plan) -> Iterator[str]:
+    """Effects that happened more often than they should, or not at all."""
     for (attempt, worker), count in Counter(
         (one.attempt_id, one.worker) for one in end.executions
     ).items():
@@ -167,18 +174,16 @@ def _workers_by_attempt(end: End) -> Mapping[str, set[str]]:
     return found
 
 
-def _wrong_books(end: End, expected: End, plan: Plan) -> Iterator[str]:
+def _wrong_books(end: End) -> Iterator[str]:
     for run_id, usage in end.usage.items():
-        if run_id not in end.usage:
-            continue
-        own = [one for one in end.executions if one.attempt_id.startswith(f"{run_id}.")]
+        family = {run_id, *(child for child, parent in end.parents.items() if parent == run_id)}
+        own = [one for one in end.executions if one.attempt_id.split(".", 1)[0] in family]
         sure = [one for one in own if one.worker not in end.killed]
         cost, requests = Decimal(usage.get("costUSD", "0")), usage.get("requests", 0)
-        least, most = _cost(sure), _cost(own)
-        if not least <= cost <= most or not len(sure) <= requests <= len(own):
+        if not _cost(sure) <= cost <= _cost(own) or not len(sure) <= requests <= len(own):
             yield (
-                f"books: run {run_id} says {requests} requests for {cost} USD; "
-                f"{len(own)} were made for {most}, {len(sure)} of them on workers that lived"
+                f"books: run {run_id} says {requests} requests for {cost} USD; {len(own)} were "
+                f"made for {_cost(own)}, {len(sure)} of them on workers that lived"
             )
 
 

@@ -62,14 +62,18 @@ class Call:
         return not self.to_worker and self.verb != "GET" and not self.target.endswith("/token")
 
     def faults(self) -> Iterator[Fault]:
-        """What can happen to such a call."""
-        yield from (Fault.KILL_BEFORE, Fault.KILL_AFTER, Fault.REPLY_LOST, Fault.WORKER_KILLED)
-        if self.to_worker:
-            yield Fault.WORKER_KILLED_LATER
+        """What can happen to such a call that would not be the same as another fault."""
+        yield Fault.KILL_BEFORE
+        if self.verb == "GET":
+            yield from (Fault.WORKER_KILLED,) if self.to_worker else (Fault.ERROR,)
             return
-        yield from (Fault.ERROR, Fault.THROTTLED)
-        if self.writes and not self.optional:
-            yield Fault.CONFLICT
+        yield from (Fault.KILL_AFTER, Fault.REPLY_LOST)
+        if self.to_worker:
+            yield from (Fault.WORKER_KILLED, Fault.WORKER_KILLED_LATER)
+        elif self.writes and not self.optional:
+            yield from (Fault.ERROR, Fault.THROTTLED, Fault.CONFLICT, Fault.WORKER_KILLED)
+        else:
+            yield Fault.ERROR
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,17 @@ class Plan:
         """Whether attempts are lost with a worker, and made again."""
         return any(fault in WORKER_KILLS for _, fault in self.faults)
 
+    @property
+    def kills_operator(self) -> bool:
+        """Whether another operator has to go on."""
+        return any(fault in KILLS for _, fault in self.faults)
+
     def at(self, number: int) -> Fault | None:
         """What happens to the call of that number."""
         return next((fault for at, fault in self.faults if at == number), None)
 
 
-PAIRS = 60
+PAIRS = 40
 """Pairs of kills that are drawn for a scenario."""
 WATCHINGS = [(Watching.LATE, seconds) for seconds in (1, 3, 10)] + [
     (Watching.SHUFFLED, seed) for seed in range(1, 13)

@@ -162,6 +162,7 @@ class Kubelet:
         server.watch(self._saw)
         server.on_pod_leaving = self._leaving
         self._leaves: dict[str, asyncio.Task[None]] = {}
+        self._context = copy_context()
 
     def at(self, host: str) -> WorkerPod | None:
         """The pod that has an address."""
@@ -191,7 +192,10 @@ class Kubelet:
         grace = float(obj["metadata"]["deletionGracePeriodSeconds"])
         if (before := self._leaves.pop(pod.uid, None)) is not None:
             before.cancel()
-        self._leaves[pod.uid] = asyncio.create_task(self._leave(pod, grace))
+        # Not in the context of the operator that asked for it, which may be killed.
+        self._leaves[pod.uid] = asyncio.get_running_loop().create_task(
+            self._leave(pod, grace), context=self._context
+        )
 
     async def _leave(self, pod: WorkerPod, grace: float) -> None:
         if pod.started and not pod.dead:
