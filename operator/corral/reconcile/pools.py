@@ -275,8 +275,8 @@ class Pools:
         for name, slot in plan.create[:room]:
             body = pod_manifest(template, revision, name, slot, key[1], obj["metadata"]["uid"])
             try:
-                pod, made = await world.kube.make(PODS, key[0], body)
-                world.pods.see(pod)
+                found, made = await world.kube.make(PODS, key[0], body)
+                world.pods.see(found)
                 if made:
                     self._observe_reaction(agent_key)
             except ApiError as error:
