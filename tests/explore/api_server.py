@@ -20,6 +20,7 @@ import jwt
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from corral.api.attempt import WORKER_AUDIENCE
 from corral.kube.client import ApiError, Json, Kind
 from tests.explore.clock import wall
 
@@ -61,8 +62,10 @@ def _jwks() -> Json:
 
 
 @cache
-def _token(subject: str, audience: str) -> str:
-    claims = {"iss": ISSUER, "sub": subject, "aud": [audience], "exp": _FOR_EVER}
+def _token(subject: str, audience: str, pod_uid: str = "") -> str:
+    claims: Json = {"iss": ISSUER, "sub": subject, "aud": [audience], "exp": _FOR_EVER}
+    if pod_uid:
+        claims["kubernetes.io"] = {"pod": {"uid": pod_uid}}
     return jwt.encode(claims, _signing_key(), algorithm="ES256", headers={"kid": "1"})
 
 
@@ -298,6 +301,13 @@ class ApiServer:
             owners = obj["metadata"].get("ownerReferences") or []
             if owners and not any(owner["uid"] in living for owner in owners):
                 self._delete(key, obj, {})
+
+
+def pod_token(pod: Json) -> str:
+    """What the kubelet mounts into a worker's pod."""
+    meta = pod["metadata"]
+    subject = f"system:serviceaccount:{meta['namespace']}:default"
+    return _token(subject, WORKER_AUDIENCE, meta["uid"])
 
 
 def _token_answer(namespace: str, account: str, body: Json) -> Json:

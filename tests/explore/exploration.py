@@ -56,7 +56,7 @@ def explore(scenario: Scenario, plan: Plan) -> Outcome:
         loop.set_exception_handler(failed)
         try:
             runner.run(_Exploration(scenario, plan, outcome).run())
-        except DeadlockError as error:
+        except (DeadlockError, AssertionError) as error:
             outcome.problems.append(f"stuck: {error}")
     return outcome
 

@@ -187,8 +187,10 @@ class Operator:
         """Waits until nothing of it is left.
 
         Raises:
-            TimeoutError: something does not end.
+            AssertionError: something does not end though it was cancelled.
         """
-        async with asyncio.timeout(5):
-            while self._tasks:
-                await asyncio.sleep(0.01)
+        for _ in range(500):
+            if not self._tasks:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"these tasks can't be cancelled: {self._tasks}")

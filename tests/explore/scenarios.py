@@ -60,11 +60,13 @@ def _object(kind: str, name: str, **spec: Any) -> Json:
     }
 
 
-def _model(latency: str = "400ms", reply: str = "done") -> Json:
+def _model(
+    latency: str = "400ms", reply: str = "done", name: str = "model", failing: int = 0
+) -> Json:
     sent, received = TOKENS
     return _object(
         "Model",
-        "model",
+        name,
         provider="simulated",
         price={"inputPerMillionUSD": PRICES[0], "outputPerMillionUSD": PRICES[1]},
         simulation={
@@ -72,12 +74,13 @@ def _model(latency: str = "400ms", reply: str = "done") -> Json:
             "reply": reply,
             "inputTokens": sent,
             "outputTokens": received,
+            "failurePercent": failing,
         },
     )
 
 
-def _agent(name: str = "worker", **spec: Any) -> Json:
-    return _object("Agent", name, modelRef={"name": "model"}, **spec)
+def _agent(name: str = "worker", model: str = "model", **spec: Any) -> Json:
+    return _object("Agent", name, modelRef={"name": model}, **spec)
 
 
 def _pool(name: str = "worker", **spec: Any) -> Json:
@@ -166,6 +169,7 @@ async def _delete(server: ApiServer) -> None:
 async def _retry(server: ApiServer) -> None:
     await _until(lambda: bool(_status(server, "fragile").get("finishedAt")))
     await asyncio.sleep(2)
+    _change(server, MODELS, "broken", simulation={"failurePercent": 0})
     spec = _FRAGILE["spec"] | {"retryOf": {"name": "fragile"}}
     server.apply(WORKFLOWS, _object("Workflow", "again", **spec))
     await _until(lambda: bool(_status(server, "again").get("finishedAt")))
@@ -203,7 +207,10 @@ _LONG = _workflow(
     "long", _step("first"), _step("second", "first"), onExit=[{"name": "bye", "transform": "bye"}]
 )
 _FRAGILE = _workflow(
-    "fragile", _step("a"), _step("b", "a", input="$(steps.a.output) b"), _step("c", "b")
+    "fragile",
+    _step("a"),
+    {"name": "b", "dependsOn": ["a"], "agentRef": {"name": "second"}, "input": "b"},
+    _step("c", "b"),
 )
 _REVIEW: Json = {"prompt": "Is it good?", "approvers": [{"kind": "User", "name": "ann"}]}
 
@@ -373,9 +380,16 @@ SCENARIOS = {
         ),
         Scenario(
             "retry-of",
-            [_model(), _agent(), _pool(), _FRAGILE],
+            [
+                _model(),
+                _model(name="broken", failing=100),
+                _agent(),
+                _agent("second", "broken"),
+                _pool(),
+                _pool("second"),
+                _FRAGILE,
+            ],
             person=_retry,
-            failures={"b.0": 1},
         ),
         Scenario(
             "cron",

@@ -18,7 +18,7 @@ from corral.plan.state import effect_key
 from corral.worker.app import Worker, read_config
 from corral.worker.server import _drain, _watch_lease
 from corral.worker.simulated import SimulatedModel, SimulatedModels
-from tests.explore.api_server import ApiServer
+from tests.explore.api_server import ApiServer, pod_token
 from tests.explore.clock import OWNER
 
 START = 1.0
@@ -79,7 +79,9 @@ class _JournalledModel(SimulatedModel):
         await super().wait(attempt_id, call)
 
     def _failure(self, attempt_id: str, call: int) -> str | None:
-        return "the call fails, as planned" if self._journal.fails(attempt_id, call) else None
+        if self._journal.fails(attempt_id, call):
+            return "the call fails, as planned"
+        return super()._failure(attempt_id, call)
 
 
 class _JournalledModels(SimulatedModels):
@@ -106,7 +108,8 @@ class WorkerPod:
         self._context = copy_context()
         self._context.run(OWNER.set, self._tasks)
         config = read_config(pod["metadata"]["annotations"][ANNOTATION_CONFIG])
-        self.worker = Worker(config, self.uid, keys=lambda model: None)
+        token = pod_token(pod)
+        self.worker = Worker(config, self.uid, keys=lambda _: None, shown=lambda: token)
         self.worker.runtime._simulated = _JournalledModels(journal, self.uid)
         self._app = httpx.ASGITransport(self.worker.app(), raise_app_exceptions=True)
         self.started = False
