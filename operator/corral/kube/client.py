@@ -193,6 +193,22 @@ class Kube:
         """Makes an object; ``ApiError.conflict`` where the name is taken."""
         return await self._write("POST", kind.path(namespace), body)
 
+    async def make(self, kind: Kind, namespace: str, body: Json) -> tuple[Json, bool]:
+        """Makes an object, or reads the one that has its name; and whether it was made now.
+
+        ``ApiError.conflict`` where there is none either: it has been deleted since, or the 409
+        came from a quota that others were writing to.
+        """
+        try:
+            return await self.create(kind, namespace, body), True
+        except ApiError as refused:
+            if not refused.conflict:
+                raise
+            try:
+                return await self.get(kind, namespace, body["metadata"]["name"]), False
+            except ApiError as error:
+                raise (refused if error.not_found else error) from error
+
     async def put_status(self, kind: Kind, obj: Json) -> Json:
         """Replaces an object's status, if it is still as it was read."""
         meta = obj["metadata"]

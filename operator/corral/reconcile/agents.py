@@ -269,12 +269,7 @@ class Agents:
             },
             "spec": spec,
         }
-        try:
-            self._world.pools.see(await self._world.kube.create(POOLS, key[0], body))
-        except ApiError as error:
-            if not error.conflict:
-                raise
-            self._world.pools.see(await self._world.kube.get(POOLS, key[0], name))
+        self._world.pools.see((await self._world.kube.make(POOLS, key[0], body))[0])
         self._world.wake.pool((key[0], name))
 
     async def reconcile_model(self, key: ObjectKey) -> None:

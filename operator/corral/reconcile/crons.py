@@ -102,18 +102,18 @@ class Crons:
             spec = obj["spec"]["workflowSpec"]
             handed_on = (ANNOTATION_CREATED_BY,)
             body = owned_object(obj, "Workflow", name, LABEL_CRON, handed_on, spec)
-            made = await self._world.kube.create(WORKFLOWS, key[0], body)
+            found, made = await self._world.kube.make(WORKFLOWS, key[0], body)
         except ApiError as error:
-            if error.conflict:
-                self._world.workflows.see(await self._world.kube.get(WORKFLOWS, key[0], name))
-                return False
-            if error.may_pass:
+            if error.conflict or error.may_pass:
                 raise
             why = f"Workflow {name} can't be made: {error}"
             await self._write_readiness(obj, Readiness(False, Reason.FAILED, why))
             raise RetryLaterError(why, REFUSED_AGAIN) from error
-        self._see(made)
-        return True
+        if made:
+            self._see(found)
+        else:
+            self._world.workflows.see(found)
+        return made
 
     def _see(self, workflow: Json) -> None:
         """Knows a Workflow as it was just written: the watch will tell nothing new, so nobody

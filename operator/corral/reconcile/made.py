@@ -15,7 +15,7 @@ from corral.api.errors import ConditionType, ErrorClass, Reason
 from corral.api.template import TemplateSpec
 from corral.api.types import Usage
 from corral.api.workflow import FINAL_WORKFLOW_PHASES, WorkflowBudget, WorkflowStatus
-from corral.kube.client import APPROVALS, WORKFLOWS, ApiError, Json, Kind
+from corral.kube.client import APPROVALS, WORKFLOWS, Json, Kind
 from corral.kube.events import post_event
 from corral.plan.artifacts import is_reference, parse
 from corral.plan.budget import SMALLEST_MONEY
@@ -204,14 +204,8 @@ async def _make(
     namespace, uid = workflow["metadata"]["namespace"], workflow["metadata"]["uid"]
     body = owned_object(workflow, kind_name, name, LABEL_WORKFLOW, _HANDED_ON, spec)
     store: Store = world.store(kind)
-    try:
-        store.see(await world.kube.create(kind, namespace, body))
-        return True
-    except ApiError as error:
-        if not error.conflict:
-            raise
-        found = await world.kube.get(kind, namespace, name)
-        store.see(found)
-        if not owned_by(found, uid):
-            log.error("%s %s/%s is somebody else's", kind_name, namespace, name)
-        return False
+    found, made = await world.kube.make(kind, namespace, body)
+    store.see(found)
+    if not owned_by(found, uid):
+        log.error("%s %s/%s is somebody else's", kind_name, namespace, name)
+    return made

@@ -115,6 +115,8 @@ class Pools:
         offered = self._offer_ready(key, uid, spec, agent_key, revision, template, memory)
         self._tell_capacity(key, agent_key, Capacity(offered, plan.problem))
         await self._status(key, obj, spec, revision, pods, plan, queued)
+        if any(self._world.attempts.unacked(pod.uid) for pod in pods):
+            self._world.wake.pool(key, STATUS_PERIOD)  # nobody tells when a worker is idle then
         if plan.wake is not None:
             self._world.wake.pool(key, max(0.05, plan.wake - self._world.kube.now()))
 
@@ -282,14 +284,12 @@ class Pools:
         for name, slot in plan.create[:room]:
             body = pod_manifest(template, revision, name, slot, key[1], obj["metadata"]["uid"])
             try:
-                world.pods.see(await world.kube.create(PODS, key[0], body))
-                if asked_at is not None:
+                found, made = await world.kube.make(PODS, key[0], body)
+                world.pods.see(found)
+                if made and asked_at is not None:
                     metrics.POOL_REACTION.labels(key[0]).observe(monotonic() - asked_at)
                     asked_at = None
             except ApiError as error:
-                if error.conflict:
-                    world.pods.see(await world.kube.get(PODS, key[0], name))
-                    continue
                 if error.status in (400, 403, 422):
                     reason = f"pods can't be made: {error}"
                     told = Capacity(False, reason[:512])

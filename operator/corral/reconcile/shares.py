@@ -77,13 +77,16 @@ class Shares:
             for waiting in self._world.users.get(agent_key, ()):
                 self._world.wake.workflow(waiting, COALESCE)
 
-    async def publish(self, key: WorkflowKey, p: Pass) -> None:
-        """Keeps results for others, and lets them begin who waited for one."""
+    async def memoize(self, p: Pass) -> None:
+        """Keeps results for others: before the commit, after which no plan names them again."""
         if p.to_memoize:
             try:
                 await self._world.library.memoize(p, p.to_memoize)
             except ArtifactStoreError as error:
                 log.warning("results are not kept for other runs: %s", error)
+
+    def publish(self, key: WorkflowKey, p: Pass) -> None:
+        """Lets those begin who waited for a result."""
         places = {
             frame.place(frame.specs[name], index)
             for frame in p.frames.all()

@@ -181,6 +181,11 @@ class Workflows:
             await self._stall(obj, record, spec, previous, what.problems)
             return
         if run.finished_for_good and run.settled:
+            # Recorded by a write whose answer was lost: what they used is not on their Agent yet.
+            recorded = dict(record.results)
+            agents = {one: agent_of_attempt(spec, run, one) for one in recorded}
+            record.results.clear()
+            self.following.acknowledge(key, recorded, agents)
             self._settle(key, record, run, spec, set())
             await self._retirement.look(key, obj, spec)
             if previous.observed_generation == obj["metadata"]["generation"]:
@@ -220,13 +225,14 @@ class Workflows:
             return
         if run.started is not None and run.template is None:
             run.template = what.template
+        await self._shares.memoize(p)
         obj = await self._commit(key, obj, record, p, previous)
         for attempt_id in results:
             record.results.pop(attempt_id, None)
         self.following.acknowledge(key, results, agents)
         await self.following.act(key, obj, p, payloads, record)
         self._settle(key, record, p.run, spec, freed)
-        await self._shares.publish(key, p)
+        self._shares.publish(key, p)
         await self._children.make(key, obj, p)
         if p.run.finished_for_good:
             await self._retirement.look(key, obj, spec)

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from corral.kube.client import CRONS, WORKFLOWS, ApiError, Kind
+from corral.kube.client import CRONS, WORKFLOWS, ApiError, Kind, Kube
 from corral.plan.times import parse
 from corral.reconcile.crons import Crons
 from corral.reconcile.queue import RetryLaterError
@@ -56,6 +56,8 @@ class FakeKube:
         if (kind.plural, name) in self.objects:
             raise ApiError(409, "AlreadyExists", "exists")
         return self.put(kind, body)
+
+    make = Kube.make
 
     async def put_status(self, kind: Kind, obj: Json) -> Json:
         self._called("status", obj["metadata"]["name"])

@@ -1,0 +1,203 @@
+"""What must be true at the end of an exploration."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from corral.api.workflow import WorkflowStatus
+from corral.kube.client import Json
+from corral.plan.names import LABEL_POOL, LABEL_REVISION
+from corral.plan.state import from_journal
+from corral.reconcile.controller import Controller
+from tests.explore.api_server import ApiServer
+from tests.explore.plans import Plan
+from tests.explore.scenarios import PRICES
+from tests.explore.workers import Execution, Journal, Kubelet
+
+_TIMES = frozenset(
+    {
+        *("startedAt", "finishedAt", "lastTransitionTime", "periodStart", "resetsAt"),
+        *("lastScheduleTime", "lastSuccessfulTime", "expiresAt"),
+        *("started", "finished", "attempt_started", "not_before", "deadline", "queued", "at"),
+        *("waiting_since", "idle_since", "idle_total"),
+    }
+)
+_WHERE = frozenset({"worker", "pod", "url"})
+_OF_ITS_OWN = frozenset({"uid", "resourceVersion", "creationTimestamp"})
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+_ATTEMPTS = frozenset({"attempts", "usage", "budget", "journal", "costUSD", "attempt", "attention"})
+"""What differs where attempts were lost with a worker."""
+
+
+@dataclass
+class End:
+    """How an exploration ended."""
+
+    objects: dict[str, Any] = field(default_factory=dict)
+    """By kind and name, without times."""
+    usage: dict[str, Json] = field(default_factory=dict)
+    """What the statuses of the runs say was used, by run id."""
+    parents: dict[str, str] = field(default_factory=dict)
+    """Runs that were made for others, by run id."""
+    executions: list[Execution] = field(default_factory=list)
+    killed: set[str] = field(default_factory=set)
+    """Workers that were killed."""
+    left: list[str] = field(default_factory=list)
+    """What should not be there any more."""
+
+
+def end_of(
+    server: ApiServer, kubelet: Kubelet, journal: Journal, controller: Controller
+) -> End:
+    """Looks at everything."""
+    end = End(executions=list(journal.executions), killed=set(kubelet.killed))
+    pods: Counter[str] = Counter()
+    for key, obj in server.objects.items():
+        if key[0] == "pods":
+            labels, status = obj["metadata"]["labels"], obj.get("status") or {}
+            going = " going" if obj["metadata"].get("deletionTimestamp") else ""
+            pods[f"{labels[LABEL_POOL]} {labels[LABEL_REVISION]} {status.get('phase')}{going}"] += 1
+        elif key[0] != "leases":
+            end.objects["/".join((key[0], key[2]))] = _comparable(obj)
+        if key[0] == "workflows":
+            uid = obj["metadata"]["uid"]
+            end.usage[uid] = (obj.get("status") or {}).get("usage") or {}
+            for owner in obj["metadata"].get("ownerReferences") or []:
+                end.parents[uid] = owner["uid"]
+    end.objects["pods"] = dict(pods)
+    end.left = list(_left(kubelet, controller))
+    return end
+
+
+def _comparable(obj: Json) -> Any:
+    made = _without(obj, _TIMES)
+    made["metadata"] = {k: v for k, v in made["metadata"].items() if k not in _OF_ITS_OWN}
+    journal = (obj.get("status") or {}).get("journal")
+    if journal:
+        state = from_journal(journal).model_dump(mode="json", exclude_defaults=True)
+        made["status"]["journal"] = _without(state, _TIMES | _WHERE)
+    return made
+
+
+def _without(value: Any, names: frozenset[str]) -> Any:
+    if isinstance(value, dict):
+        return {k: _without(v, names) for k, v in value.items() if k not in names}
+    if isinstance(value, list):
+        return [_without(one, names) for one in value]
+    return _TIME.sub("TIME", value) if isinstance(value, str) else value
+
+
+def _left(kubelet: Kubelet, controller: Controller) -> Iterator[str]:
+    for pod in kubelet.pods.values():
+        if pod.started and not pod.dead:
+            for entry in pod.worker.inventory().attempts:
+                yield f"{pod.key[2]} still holds {entry.attempt_id} ({entry.state})"
+            if pod.worker.table.running:
+                yield f"{pod.key[2]} still runs {pod.worker.table.running}"
+    world = controller.world
+    reserved = {agent: held for agent, held in world.budgets._held.items() if held}
+    waiting = {agent: line for agent, line in world.slots._waiting.items() if any(line.values())}
+    for what, found in (
+        ("slots are held", world.slots._held),
+        ("runs wait for slots", waiting),
+        ("budgets are reserved", reserved),
+        ("attempts are followed", world.attempts._following),
+        ("attempts are being cancelled", world.attempts._cancelling),
+        ("acknowledgements wait", world.attempts._acks),
+    ):
+        if found:
+            yield f"{what}: {sorted(map(str, found))}"
+
+
+def differences(end: End, expected: End, plan: Plan) -> Iterator[str]:
+    """What is not as in the undisturbed run, though it should be."""
+    yield from end.left
+    yield from _different_objects(end, expected, plan)
+    yield from _wrong_effects(end, expected, plan)
+    yield from _wrong_books(end)
+
+
+def _different_objects(end: End, expected: End, plan: Plan) -> Iterator[str]:
+    ignored = _ATTEMPTS if plan.kills_worker else frozenset()
+    for name in sorted(expected.objects.keys() | end.objects.keys()):
+        own = ignored
+        if name.startswith("agents/") and plan.kills_operator:
+            own |= {"usage", "budget"}  # its last ten seconds are in memory alone
+        ours = _without(end.objects.get(name), own)
+        theirs = _without(expected.objects.get(name), own)
+        if ours != theirs:
+            yield from (f"{name}{where}" for where in _paths(theirs, ours))
+
+
+def _paths(expected: Any, found: Any, path: str = "") -> Iterator[str]:
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in sorted(expected.keys() | found.keys()):
+            yield from _paths(expected.get(key), found.get(key), f"{path}.{key}")
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+            yield from _paths(one, other, f"{path}[{index}]")
+    elif expected != found:
+        yield f"{path}: {_short(found)} instead of {_short(expected)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 200 else f"{text[:200]}…"
+
+
+def _wrong_effects(end: End, expected: End, plan: Plan) -> Iterator[str]:
+    """Effects that happened more often than they should, or not at all."""
+    for (attempt, worker), count in Counter(
+        (one.attempt_id, one.worker) for one in end.executions
+    ).items():
+        if count > 1:
+            yield f"duplicate effect: {worker} executed {attempt} {count} times"
+    for attempt, workers in _workers_by_attempt(end).items():
+        if len(workers) > 1:
+            yield f"duplicate effect: {attempt} was executed by {len(workers)} workers"
+    wanted = Counter(one.effect_key for one in expected.executions)
+    there = Counter(one.effect_key for one in end.executions if one.worker not in end.killed)
+    for key in sorted(wanted.keys() | there.keys()):
+        if there[key] > wanted[key]:
+            yield f"duplicate effect: {key} happened {there[key]} times, not {wanted[key]}"
+        elif there[key] < wanted[key] and not plan.kills_worker:
+            yield f"missing effect: {key} happened {there[key]} times, not {wanted[key]}"
+
+
+def _workers_by_attempt(end: End) -> Mapping[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for one in end.executions:
+        found.setdefault(one.attempt_id, set()).add(one.worker)
+    return found
+
+
+def _wrong_books(end: End) -> Iterator[str]:
+    for run_id, usage in end.usage.items():
+        family = {run_id, *(child for child, parent in end.parents.items() if parent == run_id)}
+        own = [one for one in end.executions if one.attempt_id.split(".", 1)[0] in family]
+        sure = [one for one in own if one.worker not in end.killed]
+        cost, requests = Decimal(usage.get("costUSD", "0")), usage.get("requests", 0)
+        if not _cost(sure) <= cost <= _cost(own) or not len(sure) <= requests <= len(own):
+            yield (
+                f"books: run {run_id} says {requests} requests for {cost} USD; {len(own)} were "
+                f"made for {_cost(own)}, {len(sure)} of them on workers that lived"
+            )
+
+
+def _cost(executions: list[Execution]) -> Decimal:
+    prices = [Decimal(price) / 1_000_000 for price in PRICES]
+    return sum(
+        (one.input_tokens * prices[0] + one.output_tokens * prices[1] for one in executions),
+        Decimal(0),
+    )
+
+
+def finished(server: ApiServer) -> bool:
+    """Whether every run has ended."""
+    statuses = [
+        WorkflowStatus.model_validate(obj.get("status") or {}) for obj in server.all("workflows")
+    ]
+    return all(status.finished_at is not None for status in statuses)
