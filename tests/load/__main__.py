@@ -97,7 +97,11 @@ def _first_line(part: object) -> str:
 def main() -> int:
     """Runs the parts, writes the report, prints it."""
     options, sizes = _arguments()
-    parts = asyncio.run(_run(options, sizes))
+    try:
+        parts = asyncio.run(_run(options, sizes))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("ended early; the report has the parts before", file=sys.stderr)
+        return 130
     print(options.report.read_text().rstrip() if options.json else table(parts))
     return 0 if all(part.right for part in parts) else 1
 
