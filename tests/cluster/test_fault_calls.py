@@ -12,7 +12,7 @@ from tests.cluster.harness import Json, reason, why
 from tests.cluster.lab import Lab, agent
 from tests.faults.calls import drop, late, lose_every_other, refuse, twice
 from tests.faults.oracle import INPUTS, LAST_QUIET, RULES, Oracle, small_run
-from tests.faults.rig import rigged, shortly
+from tests.faults.rig import HASTE, rigged, shortly
 
 WRITES = r"^(POST|PUT|PATCH|DELETE) /api(?!.*/leases/)"
 ANY = r"^\w+ /(api|openid)"
@@ -26,18 +26,17 @@ def oracle() -> Iterator[Oracle]:
         yield Oracle(rig, lab)
 
 
+REFUSALS = 12 if HASTE == 1 else 5
+"""Refusals in a row: the operator waits up to 10 s after each, so that 12 take a minute."""
 FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     "is-lost-on-its-way": (WRITES, {"fault": drop, "every_other": True}),
     "gives-an-answer-that-is-lost": (WRITES, {"fault": lose_every_other()}),
     "arrives-twice": (WRITES, {"fault": twice}),
     "meets-a-conflict": (WRITES, {"fault": refuse(409, "Conflict"), "every_other": True}),
     "is-late": (WRITES, {"fault": late(0.3)}),
-    "meets-a-500": (WRITES, {"fault": refuse(500, "InternalError"), "seconds": shortly(60)}),
-    "is-forbidden": (WRITES, {"fault": refuse(403, "Forbidden"), "seconds": shortly(60)}),
-    "is-too-much": (
-        WRITES,
-        {"fault": refuse(429, "TooManyRequests", retry_after=2), "seconds": shortly(60)},
-    ),
+    "meets-a-500": (WRITES, {"fault": refuse(500, "InternalError"), "times": REFUSALS}),
+    "is-forbidden": (WRITES, {"fault": refuse(403, "Forbidden"), "times": REFUSALS}),
+    "is-too-much": (WRITES, {"fault": refuse(429, "TooManyRequests", retry_after=2), "times": 3}),
 }
 """What happens to each write that is about a run of that name, and when."""
 WITH_WORKERS = ("is-lost-on-its-way", "gives-an-answer-that-is-lost", "meets-a-conflict")
