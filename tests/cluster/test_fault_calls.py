@@ -12,7 +12,7 @@ from tests.cluster.harness import Json, reason, why
 from tests.cluster.lab import Lab, agent
 from tests.faults.calls import drop, late, lose_every_other, refuse, twice
 from tests.faults.oracle import INPUTS, LAST_QUIET, RULES, Oracle, small_run
-from tests.faults.rig import rigged, shortly
+from tests.faults.rig import HASTE, rigged, shortly
 
 WRITES = r"^(POST|PUT|PATCH|DELETE) /api(?!.*/leases/)"
 ANY = r"^\w+ /(api|openid)"
@@ -22,27 +22,29 @@ ANY = r"^\w+ /(api|openid)"
 def oracle() -> Iterator[Oracle]:
     with rigged() as rig, fresh_namespace() as cluster:
         lab = Lab(cluster)
-        lab.build(RULES, *agent("worker", replicas=1))
+        lab.build(RULES, *agent("worker", replicas=2, concurrency=8))
         yield Oracle(rig, lab)
 
 
+REFUSALS = 12 if HASTE == 1 else 5
+"""Refusals in a row: the operator waits up to 10 s after each, so that 12 take a minute."""
 FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     "is-lost-on-its-way": (WRITES, {"fault": drop, "every_other": True}),
     "gives-an-answer-that-is-lost": (WRITES, {"fault": lose_every_other()}),
     "arrives-twice": (WRITES, {"fault": twice}),
     "meets-a-conflict": (WRITES, {"fault": refuse(409, "Conflict"), "every_other": True}),
     "is-late": (WRITES, {"fault": late(0.3)}),
-    "meets-a-500": (WRITES, {"fault": refuse(500, "InternalError"), "seconds": shortly(60)}),
-    "is-forbidden": (WRITES, {"fault": refuse(403, "Forbidden"), "seconds": shortly(60)}),
-    "is-too-much": (
-        WRITES,
-        {"fault": refuse(429, "TooManyRequests", retry_after=2), "seconds": shortly(60)},
-    ),
+    "meets-a-500": (WRITES, {"fault": refuse(500, "InternalError"), "times": REFUSALS}),
+    "is-forbidden": (WRITES, {"fault": refuse(403, "Forbidden"), "times": REFUSALS}),
+    "is-too-much": (WRITES, {"fault": refuse(429, "TooManyRequests", retry_after=2), "times": 3}),
 }
-"""What happens to each write that is about an Agent, a pool and a run of that name, and when."""
+"""What happens to each write that is about a run of that name, and when."""
+WITH_WORKERS = ("is-lost-on-its-way", "gives-an-answer-that-is-lost", "meets-a-conflict")
+"""Runs with an Agent and a pool of that name, which is made meanwhile: a pod takes its time."""
 
 
-def test_runs_on_workers_that_are_made_meanwhile_end_as_ever_whatever_happens_to_each_write(
+@pytest.mark.timeout(900)
+def test_runs_end_as_ever_and_workers_are_made_whatever_happens_to_each_write(
     oracle: Oracle,
 ) -> None:
     lab = oracle.lab
@@ -51,26 +53,29 @@ def test_runs_on_workers_that_are_made_meanwhile_end_as_ever_whatever_happens_to
             name: stack.enter_context(oracle.rig.proxy.breaking(pattern, about=name, **fault))
             for name, (pattern, fault) in FAULTS.items()
         }
+        for name in WITH_WORKERS:
+            lab.make(*agent(name, replicas=1))
         for name in FAULTS:
-            lab.make(*agent(name, replicas=1), small_run(name, agent=name))
+            lab.start(small_run(name, agent=name if name in WITH_WORKERS else "worker"))
         for name in FAULTS:
-            oracle.ends_well(name)
+            oracle.ends_well(name, timeout=300)
+        for name in WITH_WORKERS:
             # Written with some delay, and with faults of its own.
             lab.cluster.wait("agent", name, lambda a: _requests(a) >= len(INPUTS), "all booked")
         oracle.settled()
     for name, rule in rules.items():
-        assert 5 <= len(rule.met) < 80, f"each {name}: {len(rule.met)}"
+        assert 2 <= len(rule.met) < 80, f"each {name}: {len(rule.met)}"
+    for name in WITH_WORKERS:
         assert _requests(lab.cluster.get("agent", name)) == len(INPUTS), f"each {name}"
-    limited = rules["is-too-much"].met
-    again = [b.at - a.at for a, b in pairwise(limited) if str(a) == str(b)]
-    assert again, "nothing was tried again"
+    limited = [call for call in rules["is-too-much"].met if "/events" not in call.target]
     for target in {str(call) for call in limited}:
-        times = [call.at for call in limited if str(call) == target and "/events" not in target]
+        times = [call.at for call in limited if str(call) == target]
+        assert len(times) > 1, f"{target} was not tried again"
         assert all(b - a > 1.9 for a, b in pairwise(times)), f"{target} came too soon: {times}"
-    for name in FAULTS:
+    for name in WITH_WORKERS:
         lab.cluster.kubectl("delete", f"agentpool/{name}", f"agent/{name}")
-    for name in FAULTS:
-        lab.cluster.gone("pods", f"corral.dev/pool={name}")
+    for name in WITH_WORKERS:
+        lab.cluster.gone("pods", f"corral.dev/pool={name}", 90)
 
 
 def _requests(agent: Json) -> int:
