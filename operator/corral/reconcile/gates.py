@@ -282,8 +282,9 @@ class Gates:
         if self._told.get(at, ("Closed", 0.0)) != told:
             self._told[at] = told
             self.wake_model(at, 0.0)
-        if (due := gate.next_call(now)) is not None and due > now:
-            self.wake_model(at, due - now)
+        for due in (gate.next_call(now), gate.circuit.retry_at):
+            if due is not None and due > now:
+                self.wake_model(at, due - now)
         self._count(at)
 
     def _count(self, at: ModelKey) -> None:
