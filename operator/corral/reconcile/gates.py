@@ -201,9 +201,17 @@ class Gates:
         self._look(at)
 
     def call(self, key: ModelKey) -> Gate:
-        """Wakes the runs that may start something now, and asks for a pass at the next moment."""
-        gate = self._gate(key)
+        """Wakes the runs that may start something now, and asks for a pass at the next moment.
+
+        Those that wait for a Model that is left alone may begin with this one instead, once it is
+        not left alone any more.
+        """
+        gate, now = self._gate(key), self.clock()
         self._look(key)
+        if gate.closed_to(now) is None:
+            for run, models in self._lines.items():
+                if any(at[0] == key[0] and self._gates[at].closed_to(now) for at in models):
+                    self.wake_workflow(run, 0.0)
         return gate
 
     def _leave(self, key: WorkflowKey, but: Collection[ModelKey] = ()) -> None:
@@ -226,6 +234,8 @@ class Gates:
     def _choose(self, key: WorkflowKey, namespace: str, want: Want, now: float) -> tuple[str, Load]:
         """The Model to begin with: the first that may be asked now, among those meant for that."""
         weighed = self._weights.get(key, {}).get(want.attempt_id)
+        if weighed and self._gate((namespace, weighed[0])).closed_to(now) is None:
+            return weighed
         first = want.models[0]
         for model in want.models:
             gate = self._gate((namespace, model.name))
@@ -237,8 +247,6 @@ class Gates:
             if closed is None:
                 first = model
                 break
-        if weighed is not None and weighed[0] == first.name:
-            return weighed
         return first.name, first.load(structured=want.structured)
 
     def _why(self, at: ModelKey, obstacle: Obstacle) -> tuple[Reason, str]:

@@ -139,6 +139,22 @@ def test_after_a_429_with_retry_after_nobody_asks_before_that_or_asks_another() 
     assert table.admit(want(3)) == {"run.s.3.1.1": "m"}
 
 
+def test_who_waits_for_a_model_that_is_left_alone_hears_when_its_fallback_answers_again() -> None:
+    table = Table().model().model("other")
+    table.fail(0, 1, model="other")
+    table.now += 15
+    table.fail(2, 3)
+    chain = (view("m"), view("other", ErrorClass.MODEL_UNAVAILABLE))
+    assert table.admit(want(4, *chain)) == {}
+    table.now += 15
+    assert table.admit(want(1, view("other"), run="other"), run=OTHER)
+    table.gates.ended("ns", result("other.s.1.1.1", calls("other")))
+    table.woken.clear()
+    table.gates.call(("ns", "other"))
+    assert table.woken == [RUN]
+    assert table.admit(want(4, *chain)) == {"run.s.4.1.1": "other"}
+
+
 def test_what_an_attempt_moved_on_to_by_itself_counts_there() -> None:
     table = Table().model().model("other", requestsPerMinute=1)
     assert table.gates.may_follow(("ns", "m"))
@@ -165,7 +181,10 @@ def test_an_attempt_whose_agent_has_no_budget_left_moves_to_the_other_models_gat
     assert table.gates.weigh(RUN, "ns", "run.s.0.1.1", "cheap", ONE, 0)
     assert table.admit(want(1)) == {"run.s.1.1.1": "m"}
     assert not table.gates.weigh(RUN, "ns", "run.s.1.1.1", "cheap", ONE, 0)
-    assert table.admit(want(2)) == {"run.s.2.1.1": "m"}
+    assert table.admit(want(1)) == {}, "it waits for the other"
+    assert table.admit(want(1), want(2)) == {"run.s.2.1.1": "m"}
+    table.gates.ended("ns", result("run.s.0.1.1", calls("cheap")))
+    assert table.woken == [RUN]
 
 
 def test_a_new_leader_knows_what_runs_takes_the_window_as_used_and_keeps_circuits_open() -> None:
