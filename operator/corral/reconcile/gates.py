@@ -5,6 +5,7 @@ and of what had run before nobody knows, so for the first minute it is taken as 
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from time import monotonic
 
 from corral.api.errors import ErrorClass, Reason
 from corral.api.model import Limits, ModelSpec, ModelStatus
@@ -30,8 +31,8 @@ class Gates:
     """The table."""
 
     def __init__(self) -> None:
-        self.clock: Callable[[], float] = lambda: 0.0
-        """The time, in seconds since the epoch."""
+        self.clock: Callable[[], float] = monotonic
+        """Seconds that never jump, as the API server's clock may; all moments here are by it."""
         self.specs: Callable[[str], Mapping[str, ModelSpec]] = lambda _: {}
         """The Models of a namespace, by name."""
         self.wake_workflow: Callable[[WorkflowKey, float], None] = lambda *_: None
@@ -50,13 +51,19 @@ class Gates:
         """What the passes over Models were told to write last."""
 
     def open(self, key: ModelKey, status: ModelStatus, now: float) -> None:
-        """Takes up what a former leader left of a Model: its circuit, and a window used up."""
+        """Takes up what a former leader left of a Model: its circuit, and a window used up.
+
+        Args:
+            now: seconds since the epoch.
+        """
         if status.circuit is None:
             return  # nobody has looked at it yet, so nobody has asked it
-        gate = self._gates[key] = Gate(used_up_at=now)
+        gate = self._gates[key] = Gate(used_up_at=self.clock())
         circuit = gate.circuit
         circuit.opened = status.circuit != "Closed"
-        circuit.retry_at = parse(status.retry_at) if status.retry_at else 0.0
+        circuit.retry_at = self.clock()
+        if status.retry_at is not None:
+            circuit.retry_at += parse(status.retry_at) - now
         self._told[key] = status.circuit, circuit.retry_at
 
     def close(self, key: ModelKey) -> None:
