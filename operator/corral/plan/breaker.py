@@ -32,7 +32,7 @@ def breaker_of(spec: ModelSpec) -> CircuitBreaker | None:
 
 @dataclass
 class Circuit:
-    """One Model's. Times are seconds since the epoch."""
+    """One Model's. Times are seconds of a clock that never goes back."""
 
     breaker: CircuitBreaker | None = None
     """None: it never opens."""

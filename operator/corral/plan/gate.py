@@ -51,7 +51,7 @@ class _Waiting:
 
 
 class Gate:
-    """One Model's. ``now`` is in seconds since the epoch, and never goes back."""
+    """One Model's. ``now`` is in seconds of a clock that never goes back."""
 
     def __init__(self, used_up_at: float | None = None) -> None:
         self.circuit = Circuit()

@@ -10,6 +10,7 @@ from corral.api.types import Condition, Usage
 from corral.kube.client import AGENTS, MODELS, POOLS, ApiError, Json
 from corral.kube.events import post_event
 from corral.plan.agent import Readiness, model_problems
+from corral.plan.breaker import Circuit
 from corral.plan.conditions import condition, is_true, merge
 from corral.plan.names import (
     API_VERSION,
@@ -20,7 +21,7 @@ from corral.plan.names import (
     default_pool_name,
 )
 from corral.plan.state import Consumption
-from corral.plan.times import is_zone, rfc3339, rfc3339_millis
+from corral.plan.times import is_zone, parse, rfc3339, rfc3339_millis
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.store import ObjectKey, key_of
 from corral.reconcile.world import ANY_AGENT, World, read_spec, with_status
@@ -293,7 +294,8 @@ class Agents:
             self._models.pop(key, None)
             self._world.slots.gates.close(key)
             return
-        circuit = self._world.slots.gates.call(key).circuit
+        gates = self._world.slots.gates
+        circuit = gates.call(key).circuit
         spec = read_spec(ModelSpec, obj)
         problems = model_problems(spec) if isinstance(spec, ModelSpec) else spec
         now = self._world.kube.now()
@@ -304,7 +306,7 @@ class Agents:
             update={
                 "observed_generation": generation,
                 "circuit": circuit.state,
-                "retry_at": rfc3339_millis(circuit.retry_at) if circuit.waits(now) else None,
+                "retry_at": _retry_at(previous, now, circuit, gates.clock()),
                 "conditions": merge(previous.conditions, conditions, generation, now),
             }
         )
@@ -331,6 +333,16 @@ class Agents:
         }
         kind, reason, text = told[status.circuit or "Closed"]
         await post_event(self._world.kube, model, kind, reason, text)
+
+
+def _retry_at(previous: ModelStatus, now: float, circuit: Circuit, clock: float) -> str | None:
+    """When a Model is asked again, by the API server's clock; the same for as long as it is."""
+    if not circuit.waits(clock):
+        return None
+    at = now + circuit.retry_at - clock
+    if previous.retry_at is not None and abs(parse(previous.retry_at) - at) < 1:
+        return previous.retry_at
+    return rfc3339_millis(at)
 
 
 def _is_default(pool: Json, agent: Json) -> bool:

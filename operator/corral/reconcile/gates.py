@@ -5,6 +5,7 @@ and of what had run before nobody knows, so for the first minute it is taken as 
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from time import monotonic
 
 from corral.api.errors import ErrorClass, Reason
 from corral.api.model import Limits, ModelSpec, ModelStatus
@@ -30,8 +31,8 @@ class Gates:
     """The table."""
 
     def __init__(self) -> None:
-        self.clock: Callable[[], float] = lambda: 0.0
-        """The time, in seconds since the epoch."""
+        self.clock: Callable[[], float] = monotonic
+        """Seconds that never jump, as the API server's clock may; all moments here are by it."""
         self.specs: Callable[[str], Mapping[str, ModelSpec]] = lambda _: {}
         """The Models of a namespace, by name."""
         self.wake_workflow: Callable[[WorkflowKey, float], None] = lambda *_: None
@@ -50,13 +51,19 @@ class Gates:
         """What the passes over Models were told to write last."""
 
     def open(self, key: ModelKey, status: ModelStatus, now: float) -> None:
-        """Takes up what a former leader left of a Model: its circuit, and a window used up."""
+        """Takes up what a former leader left of a Model: its circuit, and a window used up.
+
+        Args:
+            now: seconds since the epoch.
+        """
         if status.circuit is None:
             return  # nobody has looked at it yet, so nobody has asked it
-        gate = self._gates[key] = Gate(used_up_at=now)
+        gate = self._gates[key] = Gate(used_up_at=self.clock())
         circuit = gate.circuit
         circuit.opened = status.circuit != "Closed"
-        circuit.retry_at = parse(status.retry_at) if status.retry_at else 0.0
+        circuit.retry_at = self.clock()
+        if status.retry_at is not None:
+            circuit.retry_at += parse(status.retry_at) - now
         self._told[key] = status.circuit, circuit.retry_at
 
     def close(self, key: ModelKey) -> None:
@@ -201,9 +208,17 @@ class Gates:
         self._look(at)
 
     def call(self, key: ModelKey) -> Gate:
-        """Wakes the runs that may start something now, and asks for a pass at the next moment."""
-        gate = self._gate(key)
+        """Wakes the runs that may start something now, and asks for a pass at the next moment.
+
+        Those that wait for a Model that is left alone may begin with this one instead, once it is
+        not left alone any more.
+        """
+        gate, now = self._gate(key), self.clock()
         self._look(key)
+        if gate.closed_to(now) is None:
+            for run, models in self._lines.items():
+                if any(at[0] == key[0] and self._gates[at].closed_to(now) for at in models):
+                    self.wake_workflow(run, 0.0)
         return gate
 
     def _leave(self, key: WorkflowKey, but: Collection[ModelKey] = ()) -> None:
@@ -226,6 +241,8 @@ class Gates:
     def _choose(self, key: WorkflowKey, namespace: str, want: Want, now: float) -> tuple[str, Load]:
         """The Model to begin with: the first that may be asked now, among those meant for that."""
         weighed = self._weights.get(key, {}).get(want.attempt_id)
+        if weighed and self._gate((namespace, weighed[0])).closed_to(now) is None:
+            return weighed
         first = want.models[0]
         for model in want.models:
             gate = self._gate((namespace, model.name))
@@ -237,8 +254,6 @@ class Gates:
             if closed is None:
                 first = model
                 break
-        if weighed is not None and weighed[0] == first.name:
-            return weighed
         return first.name, first.load(structured=want.structured)
 
     def _why(self, at: ModelKey, obstacle: Obstacle) -> tuple[Reason, str]:
@@ -282,8 +297,9 @@ class Gates:
         if self._told.get(at, ("Closed", 0.0)) != told:
             self._told[at] = told
             self.wake_model(at, 0.0)
-        if (due := gate.next_call(now)) is not None and due > now:
-            self.wake_model(at, due - now)
+        for due in (gate.next_call(now), gate.circuit.retry_at):
+            if due is not None and due > now:
+                self.wake_model(at, due - now)
         self._count(at)
 
     def _count(self, at: ModelKey) -> None:

@@ -116,7 +116,6 @@ class World:
     _agents: dict[ObjectKey, "_Derived"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.slots.gates.clock = self.kube.now
         self.slots.gates.specs = self.models_of
 
     def forget_agent(self, key: ObjectKey) -> None:

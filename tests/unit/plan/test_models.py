@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 
 from corral.api.errors import ErrorClass, Reason
+from corral.plan.holdings import models_asked
 from corral.plan.limits import Load
 from corral.plan.observed import AgentView, Grant, ModelCalls, ModelView, Rates, Result, Slot, Want
 from corral.plan.state import Consumption, Worker, from_journal
@@ -75,6 +76,14 @@ def test_an_attempt_is_told_to_begin_with_the_model_that_the_gate_chose() -> Non
     assert run.payloads[0].fallbacks == ()
     [node] = from_journal(run.status.journal or "").steps["a"].nodes
     assert node.model == "n"
+
+
+def test_the_next_leader_knows_which_model_each_attempt_asks() -> None:
+    for begins, told in (("n", "n"), (None, None)):
+        run = Told(STEP, model("m"), model("n", DOWN), begins=begins)
+        run.go()
+        [sent] = run.payloads
+        assert models_asked(run.spec, run.run_state) == {sent.attempt_id: ("x", told)}
 
 
 def test_what_an_attempt_needs_is_weighed_once_its_input_is_known() -> None:

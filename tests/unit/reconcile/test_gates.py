@@ -39,14 +39,15 @@ class Table:
     gates: Gates = field(default_factory=Gates)
     now: float = 1000.0
     woken: list[tuple[str, str]] = field(default_factory=list)
-    models: dict[tuple[str, str], float] = field(default_factory=dict)
+    passes: set[int] = field(default_factory=set)
+    """In how many seconds passes over Models were asked for."""
     specs: dict[str, ModelSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.gates.clock = lambda: self.now
         self.gates.specs = lambda _: self.specs
         self.gates.wake_workflow = lambda key, _: self.woken.append(key)
-        self.gates.wake_model = lambda key, delay: self.models.update({key: delay})
+        self.gates.wake_model = lambda _, delay: self.passes.add(round(delay))
 
     def model(self, name: str = "m", **limits: int) -> "Table":
         self.specs[name] = ModelSpec.model_validate(
@@ -101,7 +102,7 @@ def test_what_was_sent_and_lost_goes_on_counting_for_a_minute() -> None:
     lost = Result("run.s.0.1.1", "w0", Consumption(), error=ErrorClass.WORKER_LOST)
     table.gates.ended("ns", lost)
     assert table.admit(want(1)) == {}
-    assert 60 < table.models[("ns", "m")] < 61
+    assert table.passes == {60}
     table.now += 61
     table.gates.call(("ns", "m"))
     assert table.woken == [RUN]
@@ -114,7 +115,7 @@ def test_what_was_sent_and_lost_goes_on_counting_for_a_minute() -> None:
 def test_an_attempt_begins_with_the_first_model_that_is_meant_for_it_and_may_be_asked() -> None:
     table = Table().model().model("other").model("third")
     table.fail(0, 1)
-    assert table.models[("ns", "m")] == 0, "its status is to tell"
+    assert 0 in table.passes, "its status is to tell"
     limited, down = ErrorClass.RATE_LIMITED, ErrorClass.MODEL_UNAVAILABLE
     chain = (view("m"), view("other", limited), view("third", limited, down))
     assert table.admit(want(2, *chain)) == {"run.s.2.1.1": "third"}
@@ -129,13 +130,29 @@ def test_after_a_429_with_retry_after_nobody_asks_before_that_or_asks_another() 
     table = Table().model().model("other")
     table.admit(want(0))
     table.gates.ended("ns", result("run.s.0.1.1", calls(failures=1, retry_after=20)))
-    assert table.models[("ns", "m")] == 0, "its status is to tell"
+    assert 0 in table.passes, "its status is to tell"
     assert table.admit(want(1)) == {}
     assert table.gates.held_back(RUN)["agent"][0] is Reason.MODEL_LIMITED
     other = view("other", ErrorClass.RATE_LIMITED)
     assert table.admit(want(2, view("m"), other)) == {"run.s.2.1.1": "other"}
     table.now += 20
     assert table.admit(want(3)) == {"run.s.3.1.1": "m"}
+
+
+def test_who_waits_for_a_model_that_is_left_alone_hears_when_its_fallback_answers_again() -> None:
+    table = Table().model().model("other")
+    table.fail(0, 1, model="other")
+    table.now += 15
+    table.fail(2, 3)
+    chain = (view("m"), view("other", ErrorClass.MODEL_UNAVAILABLE))
+    assert table.admit(want(4, *chain)) == {}
+    table.now += 15
+    assert table.admit(want(1, view("other"), run="other"), run=OTHER)
+    table.gates.ended("ns", result("other.s.1.1.1", calls("other")))
+    table.woken.clear()
+    table.gates.call(("ns", "other"))
+    assert table.woken == [RUN]
+    assert table.admit(want(4, *chain)) == {"run.s.4.1.1": "other"}
 
 
 def test_what_an_attempt_moved_on_to_by_itself_counts_there() -> None:
@@ -164,7 +181,10 @@ def test_an_attempt_whose_agent_has_no_budget_left_moves_to_the_other_models_gat
     assert table.gates.weigh(RUN, "ns", "run.s.0.1.1", "cheap", ONE, 0)
     assert table.admit(want(1)) == {"run.s.1.1.1": "m"}
     assert not table.gates.weigh(RUN, "ns", "run.s.1.1.1", "cheap", ONE, 0)
-    assert table.admit(want(2)) == {"run.s.2.1.1": "m"}
+    assert table.admit(want(1)) == {}, "it waits for the other"
+    assert table.admit(want(1), want(2)) == {"run.s.2.1.1": "m"}
+    table.gates.ended("ns", result("run.s.0.1.1", calls("cheap")))
+    assert table.woken == [RUN]
 
 
 def test_a_new_leader_knows_what_runs_takes_the_window_as_used_and_keeps_circuits_open() -> None:

@@ -3,7 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corral.plan.observed import Want
+from corral.api.model import ModelSpec
+from corral.plan.limits import Load
+from corral.plan.observed import ModelView, Rates, Want
 from corral.plan.state import Worker
 from corral.reconcile.slots import TURN, Slots
 
@@ -140,6 +142,36 @@ def test_what_nobody_takes_of_his_share_is_told_of() -> None:
     assert slots.left_over({AGENT}) == {AGENT}
     assert claim(slots, "b", 0) == [0]
     assert slots.left_over({AGENT}) == set()
+
+
+def limited(slots: Slots, most: int) -> Slots:
+    """The table, before a Model with a limit."""
+    spec = {"provider": "openai", "name": "m", "limits": {"maxInFlight": most}}
+    models = {"m": ModelSpec.model_validate(spec)}
+    slots.gates.specs = lambda _: models
+    return slots
+
+
+def asking(attempt: str, agent: str = "agent") -> Want:
+    one = Load(1, 1)
+    return Want(attempt, agent, (ModelView("m", frozenset(), Rates(), one, one),))
+
+
+def test_what_a_model_holds_back_waits_for_no_slot_and_asks_for_no_worker() -> None:
+    slots = limited(table(8), 2)
+    granted = slots.claim(key("a"), "ns", [asking(f"a.{number}") for number in range(20)])
+    assert len(granted) == slots.running(AGENT) == 2
+    assert {slot.model for slot in granted.values()} == {"m"}
+    assert slots.queued(AGENT) == 0
+
+
+def test_what_has_no_slot_leaves_its_model_to_others() -> None:
+    slots = limited(table(1), 2)
+    assert len(slots.claim(key("a"), "ns", [asking("a.1"), asking("a.2")])) == 1
+    assert slots.queued(AGENT) == 1
+    slots.offer(worker("other"), ("ns", "other"), "r1", 4, True)
+    others = [asking("b.1", "other"), asking("b.2", "other")]
+    assert len(slots.claim(key("b"), "ns", others)) == 1
 
 
 @settings(max_examples=150, deadline=None)
