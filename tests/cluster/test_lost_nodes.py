@@ -76,7 +76,7 @@ def test_steps_on_a_node_that_is_gone_are_tried_again_waited_for_or_failed(
     steps = {name: step("a", agent=name, input=f"{name}: go") for name in names}
     runs = {name: lab.start(workflow(name, steps[name])) for name in names}
     for run in runs.values():
-        lab.until_called(run)
+        lab.until_called(run, timeout=150)
 
     # The node is gone, but for one worker: the kubelet is silent, and that worker answers.
     frozen = [pid for name in names[:3] for pid in processes.of_pod(pods[name])]
