@@ -1,8 +1,8 @@
 """Explores crashes; see docs/design/crash-exploration.md.
 
-    python -m tests.explore                                  everything, on all cores
-    python -m tests.explore chain budget                     some scenarios
-    python -m tests.explore chain --plan kill-after@33       one plan, with the operator's log
+python -m tests.explore                                  everything, on all cores
+python -m tests.explore chain budget                     some scenarios
+python -m tests.explore chain --plan kill-after@33       one plan, with the operator's log
 """
 
 import argparse
@@ -38,9 +38,7 @@ def main() -> int:
     found = campaign.told(campaign.run(tasks, arguments.processes), len(tasks))
     summaries = campaign.summarise(found)
     everything = not arguments.scenarios
-    campaign.write(
-        summaries, time.monotonic() - started, REPORT, PAGE if everything else None
-    )
+    campaign.write(summaries, time.monotonic() - started, REPORT, PAGE if everything else None)
     print(campaign.table(summaries))
     print(f"report: {REPORT.relative_to(REPO)}")
     return 1 if any(one.failing for one in summaries.values()) else 0

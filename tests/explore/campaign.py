@@ -49,9 +49,7 @@ class Summary:
 
     def count(self, prefix: str) -> int:
         """Explorations with a problem that begins so."""
-        return sum(
-            any(text.startswith(prefix) for text in one.problems) for one in self.failing
-        )
+        return sum(any(text.startswith(prefix) for text in one.problems) for one in self.failing)
 
 
 @cache

@@ -289,9 +289,7 @@ SCENARIOS = {
                 _pool(concurrency=2),
                 _workflow(
                     "batch",
-                    _step(
-                        "work", input="do $(item)", forEach=_each(*range(6), tolerateFailures=6)
-                    ),
+                    _step("work", input="do $(item)", forEach=_each(*range(6), tolerateFailures=6)),
                 ),
             ],
             operator_killed=False,
