@@ -76,7 +76,7 @@ def test_steps_on_a_node_that_is_gone_are_tried_again_waited_for_or_failed(
     steps = {name: step("a", agent=name, input=f"{name}: go") for name in names}
     runs = {name: lab.start(workflow(name, steps[name])) for name in names}
     for run in runs.values():
-        lab.until_called(run)
+        lab.until_called(run, timeout=150)
 
     # The node is gone, but for one worker: the kubelet is silent, and that worker answers.
     frozen = [pid for name in names[:3] for pid in processes.of_pod(pods[name])]
@@ -84,19 +84,25 @@ def test_steps_on_a_node_that_is_gone_are_tried_again_waited_for_or_failed(
     processes.kill(frozen, signal.SIGSTOP)
     try:
         failed = cluster.finished("fail", timeout=180)
-        retried = cluster.finished("retry", timeout=180)
-        alive = cluster.get("workflow", "alive")
+        cluster.wait(
+            "workflow",
+            "retry",
+            lambda w: "may overlap" in rows(w)["a"].get("message", ""),
+            "given up on the lost worker",
+        )
+        alive, waiting = (cluster.get("workflow", name) for name in ("alive", "wait"))
     finally:
-        thaw(frozen)
+        thaw(frozen)  # within two minutes, after which workers end what they run by themselves
 
+    for found in (alive, waiting):
+        assert (rows(found)["a"]["phase"], rows(found)["a"]["attempts"]) == ("Running", 1)
+    cluster.patch("workflow", "alive", {"spec": {"shutdown": "Terminate"}})
     row = rows(failed)["a"]
     assert (row["phase"], row["reason"], row["attempts"]) == ("Failed", "WorkerLost", 1)
     assert "can't be reached; this may still run there" in row["message"]
-    row = rows(retried)["a"]
+    row = rows(cluster.finished("retry", timeout=120))["a"]
     assert (row["phase"], row["attempts"]) == ("Succeeded", 2)
     assert "may overlap with the next attempt" in row["message"]
-    assert (rows(alive)["a"]["phase"], rows(alive)["a"]["attempts"]) == ("Running", 1)
-    cluster.patch("workflow", "alive", {"spec": {"shutdown": "Terminate"}})
     [other] = [pod for pod in lab.workers("retry") if pod["spec"].get("nodeName") != second]
     assert other["metadata"]["uid"] != pods["retry"]["metadata"]["uid"]
     waited = cluster.finished("wait", timeout=120)

@@ -141,7 +141,7 @@ class Pools:
                     and all(now - pod.created >= START_LIMIT for pod in pods if pod.problem)
                 )
                 members.append(Member(name, running, capacity(known), failing))
-        return divide(self._world.slots.queued(agent), members)[key[1]]
+        return divide(self._world.slots.queued(agent), members).get(key[1], 0)
 
     def _give_up_lost(self, key: ObjectKey, spec: PoolSpec, pods: list[PodView]) -> None:
         """Has what ran on lost workers be decided on, and looks again at those that are silent."""

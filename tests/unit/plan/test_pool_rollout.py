@@ -208,5 +208,5 @@ class Rollouts(RuleBasedStateMachine):
 
 TestRollouts = Rollouts.TestCase
 TestRollouts.settings = settings(
-    deadline=None, max_examples=150, stateful_step_count=30, derandomize=True
+    deadline=None, max_examples=100, stateful_step_count=30, derandomize=True
 )
