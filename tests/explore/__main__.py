@@ -1,8 +1,8 @@
 """Explores crashes; see docs/design/crash-exploration.md.
 
-    python -m tests.explore                                  everything, on all cores
-    python -m tests.explore chain budget                     some scenarios
-    python -m tests.explore chain --plan kill-after@33       one plan, with the operator's log
+python -m tests.explore                                  everything, on all cores
+python -m tests.explore chain budget                     some scenarios
+python -m tests.explore chain --plan kill-after@33       one plan, with the operator's log
 """
 
 import argparse
@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("scenarios", nargs="*", help=f"of {', '.join(SCENARIOS)}; absent: all")
     parser.add_argument("--plan", type=Plan.parse, help="one plan, with the log on stderr")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--minutes", type=float, default=60, help="end after so long")
     arguments = parser.parse_args()
     if unknown := set(arguments.scenarios) - SCENARIOS.keys():
         parser.error(f"there is no scenario {', '.join(sorted(unknown))}")
@@ -35,12 +36,12 @@ def main() -> int:
     started = time.monotonic()
     logging.basicConfig(level=logging.CRITICAL)
     tasks = campaign.all_plans(names)
-    found = campaign.told(campaign.run(tasks, arguments.processes), len(tasks))
+    found = campaign.told(
+        campaign.run(tasks, arguments.processes), len(tasks), 60 * arguments.minutes
+    )
     summaries = campaign.summarise(found)
     everything = not arguments.scenarios
-    campaign.write(
-        summaries, time.monotonic() - started, REPORT, PAGE if everything else None
-    )
+    campaign.write(summaries, time.monotonic() - started, REPORT, PAGE if everything else None)
     print(campaign.table(summaries))
     print(f"report: {REPORT.relative_to(REPO)}")
     return 1 if any(one.failing for one in summaries.values()) else 0

@@ -314,5 +314,3 @@ def _token_answer(namespace: str, account: str, body: Json) -> Json:
     subject = f"system:serviceaccount:{namespace}:{account}"
     [audience] = body["spec"]["audiences"]
     return {"status": {"token": _token(subject, audience)}}
-
-

@@ -49,9 +49,7 @@ class Summary:
 
     def count(self, prefix: str) -> int:
         """Explorations with a problem that begins so."""
-        return sum(
-            any(text.startswith(prefix) for text in one.problems) for one in self.failing
-        )
+        return sum(any(text.startswith(prefix) for text in one.problems) for one in self.failing)
 
 
 @cache
@@ -114,8 +112,8 @@ def run(tasks: Sequence[tuple[str, Plan]], processes: int) -> Iterator[Finding]:
         yield from pool.imap_unordered(_judge, tasks, chunksize=4)
 
 
-def told(findings: Iterable[Finding], total: int) -> Iterator[Finding]:
-    """Passes on, and tells the terminal how far it is, and of every failure."""
+def told(findings: Iterable[Finding], total: int, seconds_at_most: float) -> Iterator[Finding]:
+    """Passes on until time is over, and tells the terminal how far it is and what fails."""
     started, failing = time.monotonic(), 0
     for number, finding in enumerate(findings, 1):
         if finding.problems:
@@ -126,6 +124,9 @@ def told(findings: Iterable[Finding], total: int) -> Iterator[Finding]:
             print(f"{number} of {total} plans, {failing} with differences, {seconds:.0f} s")
             sys.stdout.flush()
         yield finding
+        if time.monotonic() - started > seconds_at_most:
+            print(f"time is over after {number} of {total} plans")
+            return
 
 
 def summarise(findings: Iterable[Finding]) -> dict[str, Summary]:

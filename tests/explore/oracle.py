@@ -49,9 +49,7 @@ class End:
     """What should not be there any more."""
 
 
-def end_of(
-    server: ApiServer, kubelet: Kubelet, journal: Journal, controller: Controller
-) -> End:
+def end_of(server: ApiServer, kubelet: Kubelet, journal: Journal, controller: Controller) -> End:
     """Looks at everything."""
     end = End(executions=list(journal.executions), killed=set(kubelet.killed))
     pods: Counter[str] = Counter()

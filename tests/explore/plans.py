@@ -137,9 +137,7 @@ def plans(calls: Mapping[int, Call], seed: int = 1) -> list[Plan]:
     Args:
         calls: those of the run without a fault, by number.
     """
-    single = [
-        Plan(((number, fault),)) for number, call in calls.items() for fault in call.faults()
-    ]
+    single = [Plan(((number, fault),)) for number, call in calls.items() for fault in call.faults()]
     return [*single, *_pairs(list(calls), seed), *(Plan(watching=one) for one in WATCHINGS)]
 
 

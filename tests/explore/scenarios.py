@@ -168,8 +168,16 @@ async def _delete(server: ApiServer) -> None:
 
 async def _retry(server: ApiServer) -> None:
     await _until(lambda: bool(_status(server, "fragile").get("finishedAt")))
-    await asyncio.sleep(2)
+    old = {pod["metadata"]["uid"] for pod in server.all("pods")}
     _change(server, MODELS, "broken", simulation={"failurePercent": 0})
+
+    def rolled_out() -> bool:
+        pool = server.get(POOLS, NAMESPACE, "second") or {}
+        pods = [pod for pod in server.all("pods") if "second-" in pod["metadata"]["name"]]
+        ready = (pool.get("status") or {}).get("readyReplicas") == 1
+        return ready and len(pods) == 1 and pods[0]["metadata"]["uid"] not in old
+
+    await _until(rolled_out)
     spec = _FRAGILE["spec"] | {"retryOf": {"name": "fragile"}}
     server.apply(WORKFLOWS, _object("Workflow", "again", **spec))
     await _until(lambda: bool(_status(server, "again").get("finishedAt")))
@@ -289,9 +297,7 @@ SCENARIOS = {
                 _pool(concurrency=2),
                 _workflow(
                     "batch",
-                    _step(
-                        "work", input="do $(item)", forEach=_each(*range(6), tolerateFailures=6)
-                    ),
+                    _step("work", input="do $(item)", forEach=_each(*range(6), tolerateFailures=6)),
                 ),
             ],
             operator_killed=False,

@@ -197,9 +197,12 @@ def test_the_api_server_refuses_what_is_outdated_and_bumps_generations() -> None
         assert refused.value.conflict
         same = server.call("PUT", path, new)
         assert same["metadata"]["resourceVersion"] == new["metadata"]["resourceVersion"]
-        assert server.change(WORKFLOWS, "ns", "w", {"spec": {"suspend": True}})["metadata"][
-            "generation"
-        ] == 2
+        assert (
+            server.change(WORKFLOWS, "ns", "w", {"spec": {"suspend": True}})["metadata"][
+                "generation"
+            ]
+            == 2
+        )
         with pytest.raises(ApiError) as taken:
             server.apply(WORKFLOWS, _workflow("w"))
         assert taken.value.reason == "AlreadyExists"
