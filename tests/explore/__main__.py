@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.explore import campaign
+from tests.explore import campaign, report
 from tests.explore.plans import Plan
 from tests.explore.scenarios import SCENARIOS
 
@@ -36,15 +36,13 @@ def main() -> int:
     started = time.monotonic()
     logging.basicConfig(level=logging.CRITICAL)
     tasks = campaign.all_plans(names)
-    found = campaign.told(
-        campaign.run(tasks, arguments.processes), len(tasks), 60 * arguments.minutes
-    )
-    summaries = campaign.summarise(found)
-    everything = not arguments.scenarios
-    campaign.write(summaries, time.monotonic() - started, REPORT, PAGE if everything else None)
-    print(campaign.table(summaries))
+    running = campaign.run(tasks, arguments.processes)
+    findings = list(campaign.told(running, len(tasks), 60 * arguments.minutes))
+    found = report.report(findings, len(tasks), time.monotonic() - started)
+    report.write(found, REPORT, None if arguments.scenarios else PAGE)
+    print(report.table(found))
     print(f"report: {REPORT.relative_to(REPO)}")
-    return 1 if any(one.failing for one in summaries.values()) else 0
+    return 1 if found["failing"] else 0
 
 
 def _one(names: list[str], plan: Plan) -> int:
