@@ -33,6 +33,10 @@ PRICES = ("10", "30")
 """US dollars per million of them."""
 
 
+_TAKEN_OVER = 60
+"""Seconds after which two operators in a row have been replaced, and the second works."""
+
+
 async def _nothing(server: ApiServer) -> None: ...
 
 
@@ -156,13 +160,13 @@ async def _roll_out(server: ApiServer) -> None:
 
 async def _stop(server: ApiServer) -> None:
     await _until(lambda: _phases(server, "long").get("first") == "Running")
-    await asyncio.sleep(20)
+    await asyncio.sleep(_TAKEN_OVER)
     _change(server, WORKFLOWS, "long", shutdown="Stop")
 
 
 async def _delete(server: ApiServer) -> None:
     await _until(lambda: _phases(server, "long").get("first") == "Running")
-    await asyncio.sleep(20)
+    await asyncio.sleep(_TAKEN_OVER)
     server.call("DELETE", WORKFLOWS.path(NAMESPACE, "long"))
 
 
