@@ -59,7 +59,7 @@ check: $(READY) ## Lint, types, layers, generated files
 
 .PHONY: unit
 unit: $(READY) ## The tests that need no cluster
-	$(BIN)/pytest --numprocesses=2 tests/unit tests/cluster_tool
+	$(BIN)/pytest --numprocesses=2 tests/unit tests/cluster_tool tests/explore
 
 .PHONY: test
 test: check unit ## Everything: checks, unit tests, and the tests on a real cluster
@@ -92,6 +92,10 @@ node-test: $(READY) ## A node with workers on it becomes unreachable, and comes 
 	@status=0; $(BIN)/python -m cluster add-node --name nodes && \
 	KUBECONFIG=$(CURDIR)/.cluster/nodes/kubeconfig $(BIN)/pytest tests/cluster/test_lost_nodes.py $(PYTEST_ARGS) || status=$$?; \
 	$(MAKE) cluster-down NAME=nodes; exit $$status
+
+.PHONY: explore
+explore: $(READY) ## Kill the operator at every call it makes, in process: .explore/report.json
+	@$(BIN)/python -m tests.explore $(EXPLORE_ARGS)
 
 .PHONY: bench
 bench: $(READY) ## Measure what an operator gets done and what it costs: .bench/report.json

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.explore import campaign
+from tests.explore import campaign, report
 from tests.explore.plans import Plan
 from tests.explore.scenarios import SCENARIOS
 
@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("scenarios", nargs="*", help=f"of {', '.join(SCENARIOS)}; absent: all")
     parser.add_argument("--plan", type=Plan.parse, help="one plan, with the log on stderr")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--minutes", type=float, default=60, help="end after so long")
     arguments = parser.parse_args()
     if unknown := set(arguments.scenarios) - SCENARIOS.keys():
         parser.error(f"there is no scenario {', '.join(sorted(unknown))}")
@@ -35,13 +36,13 @@ def main() -> int:
     started = time.monotonic()
     logging.basicConfig(level=logging.CRITICAL)
     tasks = campaign.all_plans(names)
-    found = campaign.told(campaign.run(tasks, arguments.processes), len(tasks))
-    summaries = campaign.summarise(found)
-    everything = not arguments.scenarios
-    campaign.write(summaries, time.monotonic() - started, REPORT, PAGE if everything else None)
-    print(campaign.table(summaries))
+    running = campaign.run(tasks, arguments.processes)
+    findings = list(campaign.told(running, len(tasks), 60 * arguments.minutes))
+    found = report.report(findings, len(tasks), time.monotonic() - started)
+    report.write(found, REPORT, None if arguments.scenarios else PAGE)
+    print(report.table(found))
     print(f"report: {REPORT.relative_to(REPO)}")
-    return 1 if any(one.failing for one in summaries.values()) else 0
+    return 1 if found["failing"] else 0
 
 
 def _one(names: list[str], plan: Plan) -> int:

@@ -110,6 +110,8 @@ async def _die(caller: Caller) -> None:
 
 
 def _refusal(fault: Fault | None, call: Call) -> ApiError | None:
+    if call.to_worker:
+        return None  # a plan of a run in which this was another call
     what = f"{call.verb} {call.target}: a planned fault"
     if fault is Fault.CONFLICT:
         return ApiError(409, "Conflict", what)

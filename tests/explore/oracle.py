@@ -92,9 +92,9 @@ def _left(kubelet: Kubelet, controller: Controller) -> Iterator[str]:
     for pod in kubelet.pods.values():
         if pod.started and not pod.dead:
             for entry in pod.worker.inventory().attempts:
-                yield f"{pod.key[2]} still holds {entry.attempt_id} ({entry.state})"
+                yield f"left over: {pod.key[2]} still holds {entry.attempt_id} ({entry.state})"
             if pod.worker.table.running:
-                yield f"{pod.key[2]} still runs {pod.worker.table.running}"
+                yield f"left over: {pod.key[2]} still runs {pod.worker.table.running}"
     world = controller.world
     reserved = {agent: held for agent, held in world.budgets._held.items() if held}
     waiting = {agent: line for agent, line in world.slots._waiting.items() if any(line.values())}
@@ -107,7 +107,7 @@ def _left(kubelet: Kubelet, controller: Controller) -> Iterator[str]:
         ("acknowledgements wait", world.attempts._acks),
     ):
         if found:
-            yield f"{what}: {sorted(map(str, found))}"
+            yield f"left over: {what}: {sorted(map(str, found))}"
 
 
 def differences(end: End, expected: End, plan: Plan) -> Iterator[str]:

@@ -33,6 +33,10 @@ PRICES = ("10", "30")
 """US dollars per million of them."""
 
 
+_TAKEN_OVER = 60
+"""Seconds after which two operators in a row have been replaced, and the second works."""
+
+
 async def _nothing(server: ApiServer) -> None: ...
 
 
@@ -156,20 +160,28 @@ async def _roll_out(server: ApiServer) -> None:
 
 async def _stop(server: ApiServer) -> None:
     await _until(lambda: _phases(server, "long").get("first") == "Running")
-    await asyncio.sleep(20)
+    await asyncio.sleep(_TAKEN_OVER)
     _change(server, WORKFLOWS, "long", shutdown="Stop")
 
 
 async def _delete(server: ApiServer) -> None:
     await _until(lambda: _phases(server, "long").get("first") == "Running")
-    await asyncio.sleep(20)
+    await asyncio.sleep(_TAKEN_OVER)
     server.call("DELETE", WORKFLOWS.path(NAMESPACE, "long"))
 
 
 async def _retry(server: ApiServer) -> None:
     await _until(lambda: bool(_status(server, "fragile").get("finishedAt")))
-    await asyncio.sleep(2)
+    old = {pod["metadata"]["uid"] for pod in server.all("pods")}
     _change(server, MODELS, "broken", simulation={"failurePercent": 0})
+
+    def rolled_out() -> bool:
+        pool = server.get(POOLS, NAMESPACE, "second") or {}
+        pods = [pod for pod in server.all("pods") if "second-" in pod["metadata"]["name"]]
+        ready = (pool.get("status") or {}).get("readyReplicas") == 1
+        return ready and len(pods) == 1 and pods[0]["metadata"]["uid"] not in old
+
+    await _until(rolled_out)
     spec = _FRAGILE["spec"] | {"retryOf": {"name": "fragile"}}
     server.apply(WORKFLOWS, _object("Workflow", "again", **spec))
     await _until(lambda: bool(_status(server, "again").get("finishedAt")))

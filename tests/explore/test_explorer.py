@@ -13,7 +13,7 @@ from corral.dispatch.client import WorkerUnreachableError
 from corral.kube import lease
 from corral.kube.client import PODS, WORKFLOWS, ApiError
 from corral.reconcile.controller import Controller
-from corral.reconcile.workflows import Workflows, worker_of
+from corral.reconcile.following import Following, worker_of
 from corral.worker.attempts import AttemptTable
 from tests.explore import campaign
 from tests.explore.api_server import ApiServer
@@ -80,7 +80,7 @@ def _gives_up_at_once(persist: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _acknowledges_before_it_commits(inbox: Callable[..., Any]) -> Callable[..., Any]:
-    def hasty(self: Workflows, key: Any, record: Any) -> Any:
+    def hasty(self: Following, key: Any, record: Any) -> Any:
         deliver = inbox(self, key, record)
 
         def deliver_and_acknowledge(result: Any) -> None:
@@ -108,7 +108,7 @@ MUTATIONS: list[tuple[Any, str, Callable[..., Any], Any, list[tuple[int, Fault]]
     ),
     (Attempts, "_persist", _gives_up_at_once, SEND, [(0, Fault.REPLY_LOST)], "duplicate effect"),
     (
-        Workflows,
+        Following,
         "_inbox",
         _acknowledges_before_it_commits,
         RECORD,
