@@ -157,7 +157,7 @@ def test_dead_workers_are_replaced_and_their_work_is_done_elsewhere(
     cluster: Cluster, killer: str
 ) -> None:
     cluster.apply(
-        simulated("slow", SLOW)
+        simulated("slow", SLOW.replace("3s", "6s"))
         + agent("killed", "slow")
         + pool("killed")
         + agent("deleted", "slow")
