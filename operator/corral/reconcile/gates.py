@@ -20,6 +20,9 @@ ModelKey = tuple[str, str]
 """(namespace, Model's name)."""
 WorkflowKey = tuple[str, str]
 
+CALLED = 0.02
+"""Seconds after which a run looks that may start something: results may come in between."""
+
 _BLOCKS: Mapping[Obstacle, ErrorClass] = {
     "circuitBreaker": ErrorClass.MODEL_UNAVAILABLE,
     "retryAfter": ErrorClass.RATE_LIMITED,
@@ -138,7 +141,7 @@ class Gates:
         if before is not None and before[1] == at:
             found = self._gate(at).resize(key, attempt, load, now)
         else:
-            self.give_back([attempt])
+            self.give_back([attempt], asking=key)
             found = self._gate(at).admit(key, attempt, load, now, priority)
         if found is None:
             self._took_off(key, attempt, at)
@@ -147,8 +150,12 @@ class Gates:
         self._weights.setdefault(key, {})[attempt] = model, load
         return False
 
-    def give_back(self, attempts: Iterable[str]) -> None:
-        """Attempts that were let in, and do not start."""
+    def give_back(self, attempts: Iterable[str], asking: WorkflowKey | None = None) -> None:
+        """Attempts that were let in, and do not start.
+
+        Args:
+            asking: a run that need not be told, as it is just asking.
+        """
         left: set[ModelKey] = set()
         for attempt in attempts:
             at = self._land(attempt)
@@ -157,17 +164,21 @@ class Gates:
                 self._gates[at].circuit.end(attempt, self.clock(), answered=False, failures=0)
                 left.add(at)
         for at in left:
-            self._look(at)
+            self._look(at, asking)
 
     def keep_only(self, key: WorkflowKey, running: Collection[str]) -> None:
         """What the run does not run was never sent."""
         self.give_back([one for one in self._of_workflow.get(key, ()) if one not in running])
 
+    def leave(self, key: WorkflowKey) -> None:
+        """A run waits for no Model."""
+        self._held_back.pop(key, None)
+        self._leave(key)
+
     def forget(self, key: WorkflowKey) -> None:
         """A run has ended: it waits for nothing."""
         self._weights.pop(key, None)
-        self._held_back.pop(key, None)
-        self._leave(key)
+        self.leave(key)
 
     def resume(self, key: WorkflowKey, attempt: str, at: ModelKey, load: Load) -> None:
         """An attempt that runs since a former leader's time."""
@@ -288,11 +299,12 @@ class Gates:
             del self._of_workflow[run]
         return at
 
-    def _look(self, at: ModelKey) -> None:
+    def _look(self, at: ModelKey, asking: WorkflowKey | None = None) -> None:
         """Calls who may start something now; the pass over the Model does so when time has come."""
         gate, now = self._gates[at], self.clock()
         for run in gate.call(now):
-            self.wake_workflow(run, 0.0)
+            if run != asking:
+                self.wake_workflow(run, CALLED)
         told = gate.circuit.state, gate.circuit.retry_at
         if self._told.get(at, ("Closed", 0.0)) != told:
             self._told[at] = told

@@ -128,19 +128,36 @@ class Slots:
         What its Model does not let start now does not wait for a slot: more workers would be of no
         use to it.
         """
-        asking = self._asking(namespace, wants)
-        let_in = self.gates.admit(key, namespace, asking, self.priority(key))
-        refused = {want.agent for want in asking if want.attempt_id not in let_in}
-        asked = {want.attempt_id for want in asking}
-        passed = [
-            want
-            for want in wants
-            if want.attempt_id in let_in
-            or (want.attempt_id not in asked and want.agent not in refused)
-        ]
-        granted = self._claim(key, namespace, passed)
-        self.gates.give_back(let_in.keys() - granted.keys())
-        return {one: replace(slot, model=let_in[one]) for one, slot in granted.items()}
+        taken: dict[str, Slot] = {}
+        full: set[str] = set()
+        waiting: set[AgentKey] = set()
+        while True:
+            rest = [want for want in wants if want.agent not in full]
+            asking = self._asking(namespace, rest)
+            let_in = self.gates.admit(key, namespace, asking, self.priority(key))
+            refused = {want.agent for want in asking if want.attempt_id not in let_in}
+            asked = {want.attempt_id for want in asking}
+            passed = [
+                want
+                for want in rest
+                if want.attempt_id in let_in
+                or (want.attempt_id not in asked and want.agent not in refused)
+            ]
+            waiting |= {(namespace, want.agent) for want in passed}
+            granted = self._claim(key, namespace, passed)
+            taken |= {one: replace(slot, model=let_in[one]) for one, slot in granted.items()}
+            back = let_in.keys() - granted.keys()
+            self.gates.give_back(back, asking=key)
+            # They wait for a slot, not for their Model: it is asked again for the others alone.
+            full |= {want.agent for want in asking if want.attempt_id in back}
+            if not back or not refused - full:
+                break
+        if back:
+            self.gates.leave(key)
+        for agent, line in self._waiting.items():
+            if agent not in waiting:
+                line.pop(key, None)
+        return taken
 
     def _asking(self, namespace: str, wants: Sequence[Want]) -> list[Want]:
         """The wants that may get a slot, and some: a thousand need not all be let in, and out."""
@@ -162,9 +179,6 @@ class Slots:
         by_agent: dict[AgentKey, list[Want]] = defaultdict(list)
         for want in wants:
             by_agent[(namespace, want.agent)].append(want)
-        for agent, waiting in self._waiting.items():
-            if agent not in by_agent:
-                waiting.pop(key, None)
         for agent, wanted in by_agent.items():
             waiting = self._waiting[agent]
             allowed = self._allowance(agent, key)

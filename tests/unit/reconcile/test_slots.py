@@ -165,6 +165,26 @@ def test_what_a_model_holds_back_waits_for_no_slot_and_asks_for_no_worker() -> N
     assert slots.queued(AGENT) == 0
 
 
+def test_who_has_no_worker_is_not_called_by_its_model_again_and_again() -> None:
+    slots = limited(table(), 2)
+    called: list[tuple[str, str]] = []
+    slots.gates.wake_workflow = lambda one, _: called.append(one)
+    assert slots.claim(key("a"), "ns", [asking(f"a.{number}") for number in range(9)]) == {}
+    assert called == []
+    assert slots.queued(AGENT) == 2, "as many workers as its Model lets work"
+    slots.offer(worker("w"), AGENT, "r1", 8, True)
+    assert slots.waiting_for({AGENT}) == [key("a")]
+
+
+def test_an_agent_without_workers_leaves_their_model_to_another_of_the_same_run() -> None:
+    slots = limited(table(), 2)
+    slots.offer(worker("other"), ("ns", "other"), "r1", 4, True)
+    wanted = [asking("a.1"), asking("a.2"), asking("a.3", "other"), asking("a.4", "other")]
+    granted = slots.claim(key("a"), "ns", wanted)
+    assert granted.keys() == {"a.3", "a.4"}
+    assert slots.queued(AGENT) == 2
+
+
 def test_what_has_no_slot_leaves_its_model_to_others() -> None:
     slots = limited(table(1), 2)
     assert len(slots.claim(key("a"), "ns", [asking("a.1"), asking("a.2")])) == 1
