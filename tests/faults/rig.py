@@ -3,6 +3,7 @@
 ``CORRAL_HASTE`` (10, or 1 for `make faults`) says by what long periods are divided.
 """
 
+import ctypes
 import os
 import signal
 import ssl
@@ -38,6 +39,15 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 60) 
         time.sleep(0.05)
 
 
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_the_test() -> None:
+    """Has the kernel end the operator with who started it: the next one needs its ports."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Operator:
     """A process of the operator's, in the cluster's network."""
 
@@ -59,7 +69,12 @@ class Operator:
         environment["KUBECONFIG"] = str(kubeconfig)
         with self.log.open("w") as out:
             self._process = subprocess.Popen(
-                words, env=environment, cwd=REPO, stdout=out, stderr=out
+                words,
+                env=environment,
+                cwd=REPO,
+                stdout=out,
+                stderr=out,
+                preexec_fn=_die_with_the_test,
             )
 
     def send(self, number: signal.Signals) -> None:
