@@ -1,9 +1,11 @@
 """What a cluster's users, pods and workers can't do."""
 
+import base64
 import json
 import os
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.config import VOLUME
 from corral.api.attempt import EXTENSION, IDENTITY_FILE, WORKER_AUDIENCE, WORKER_PORT
 from tests.cluster import processes
 from tests.cluster.conftest import fresh_namespace
@@ -221,6 +224,97 @@ def test_a_key_appears_nowhere_but_at_the_provider(lab: Lab) -> None:
         texts["operator"] = SYSTEM.kubectl("logs", pod["metadata"]["name"]).stdout
     for where, text in texts.items():
         assert CANARY not in text, f"the key is in: {where}"
+
+
+# A model server that sends back what it was sent: as an error, or within a large answer.
+HOSTILE = """
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Hostile(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        key = self.headers["Authorization"]
+        status, answer = 400, {"error": {"message": f"you sent {key}", "code": key}}
+        if "answer" in asked:
+            message = {"role": "assistant", "content": f"you sent {key} " * 200}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+            status, answer = 200, {"id": key, "object": "chat.completion", "created": 1,
+                                   "model": key, "choices": [choice], "usage": usage}
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+    def log_message(self, *args): pass
+
+ThreadingHTTPServer(("", 8080), Hostile).serve_forever()
+"""
+
+
+def test_a_model_server_that_sends_the_key_back_does_not_spread_it(lab: Lab) -> None:
+    program = _program("hostile", "nobody", HOSTILE)
+    program["metadata"]["labels"] = {"app": "hostile"}
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "hostile"},
+        "spec": {"selector": {"app": "hostile"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }
+    model = lab.cluster.get("model", "secret")
+    model = {key: model[key] for key in ("apiVersion", "kind", "spec")}
+    model["metadata"] = {"name": "hostile"}
+    model["spec"]["baseURL"] = "http://hostile/v1"
+    talkative = {"env": [{"name": "CORRAL_LOG_LEVEL", "value": "debug"}]}
+    objects = agent("hostile", model="hostile", template=talkative)
+    lab.cluster.apply(yaml.safe_dump_all([program, service, model, *objects]))
+    lab.ready("hostile", 1)
+    lab.cluster.wait("pod", "hostile", lambda p: p["status"]["phase"] == "Running", "running")
+    uid = lab.start(
+        workflow(
+            "hostile",
+            step("large", agent="hostile", input="answer"),
+            step("error", "large", agent="hostile", allowFailure=True),
+        )
+    )
+    done = lab.cluster.finished("hostile")
+    large, error = done["status"]["steps"]
+    assert error["phase"] == "Failed"
+    assert "[redacted]" in error["message"]
+    journal = base64.b64decode(done["status"]["journal"].partition(":")[2])
+    [folder] = (processes.folder() / VOLUME).glob(f"artifacts/*/{uid}")
+    stored = "".join(file.read_text() for file in folder.iterdir())
+    assert stored.count("[redacted]") == 200
+    [worker] = lab.workers("hostile")
+    texts = {
+        "objects": json.dumps(done) + lab.cluster.kubectl("get", "events", "--output=yaml").stdout,
+        "journal": zlib.decompress(journal).decode(),
+        "artifact": stored,
+        "worker": lab.cluster.kubectl("logs", worker["metadata"]["name"]).stdout,
+        "operator": SYSTEM.kubectl("logs", operators()[0]["metadata"]["name"]).stdout,
+    }
+    for where, text in texts.items():
+        assert text
+        assert CANARY not in text, f"the key is in: {where}"
+    assert large["phase"] == "Succeeded"
+    lab.cluster.kubectl("delete", "pod", "hostile", "--force", "--grace-period=0")
+
+
+def test_operator_pods_are_restricted() -> None:
+    namespace = SYSTEM.get("namespace", "corral-system")["metadata"]["labels"]
+    assert namespace["pod-security.kubernetes.io/enforce"] == "restricted"
+    for pod in operators():
+        spec = pod["spec"]
+        [container] = spec["containers"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert "memory" in container["resources"]["limits"]
 
 
 def test_metrics_name_no_runs(lab: Lab) -> None:

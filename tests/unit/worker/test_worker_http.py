@@ -1,6 +1,7 @@
 """The worker over real HTTP: one execution per attempt, whatever the operator's calls look like."""
 
 import asyncio
+import base64
 import time
 from typing import Any
 
@@ -21,6 +22,12 @@ from tests.unit.worker.bench import (
 )
 
 SLOW = {"latency": "10s"}
+
+
+def unsigned() -> str:
+    """A token that says that it needs no signature."""
+    head = base64.urlsafe_b64encode(b'{"alg":"none","kid":"ec"}').decode().rstrip("=")
+    return f"{head}.{token().split('.')[1]}."
 
 
 async def _until_working(operator: Any, attempt_id: str) -> None:
@@ -242,6 +249,11 @@ async def test_an_output_that_cannot_be_given_back_is_invalid(
         pytest.param(
             f"Bearer {token(algorithm='HS256', key='s' * 32)}", id="an HMAC under an EC key's id"
         ),
+        pytest.param(f"Bearer {unsigned()}", id="no signature"),
+        pytest.param(f"Bearer {token(nbf=time.time() + 600)}", id="not valid yet"),
+        pytest.param(f"Bearer {token(aud='corral.dev/operator')}", id="a worker's own, sent back"),
+        pytest.param(f"Bearer {token(aud=UID[:-1] + '6')}", id="for another worker"),
+        pytest.param(f"Bearer {token().rpartition('.')[0]}.", id="its signature cut off"),
     ],
 )
 async def test_without_the_operators_token_everything_is_401(authorization: str | None) -> None:
