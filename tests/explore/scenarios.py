@@ -33,8 +33,8 @@ PRICES = ("10", "30")
 """US dollars per million of them."""
 
 
-_TAKEN_OVER = 60
-"""Seconds after which two operators in a row have been replaced, and the second works."""
+_TAKEN_OVER = 45
+"""Seconds after which two operators in a row have been replaced, and the second works; less than a Model's timeout."""
 
 
 async def _nothing(server: ApiServer) -> None: ...
