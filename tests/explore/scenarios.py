@@ -34,7 +34,7 @@ PRICES = ("10", "30")
 
 
 _TAKEN_OVER = 45
-"""Seconds after which two operators in a row have been replaced, and the second works; less than a Model's timeout."""
+"""Seconds: two operators in a row can be replaced in that time, and no Model times out."""
 
 
 async def _nothing(server: ApiServer) -> None: ...
