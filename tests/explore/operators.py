@@ -16,6 +16,7 @@ import httpx
 
 from corral.artifacts.store import ArtifactStore
 from corral.handlers.main import _prime_and_run
+from corral.kube import events
 from corral.kube.client import LEASES, ApiError, Json, Kind, Kube
 from corral.plan.names import WORKER_SELECTOR
 from corral.reconcile.controller import WATCHED, Controller
@@ -122,6 +123,8 @@ class Operator:
         self._main.add_done_callback(self._ended)
 
     async def _run(self) -> None:
+        events._ration = events.Ration()  # what a process begins with
+        events._posting.clear()
         kube = _Kube(self, self._server, self._gate)
         store = ArtifactStore(self._artifacts)
         network = _Network(self, self._kubelet, self._gate)

@@ -33,8 +33,8 @@ PRICES = ("10", "30")
 """US dollars per million of them."""
 
 
-_TAKEN_OVER = 60
-"""Seconds after which two operators in a row have been replaced, and the second works."""
+_TAKEN_OVER = 45
+"""Seconds: two operators in a row can be replaced in that time, and no Model times out."""
 
 
 async def _nothing(server: ApiServer) -> None: ...

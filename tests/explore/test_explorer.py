@@ -18,6 +18,7 @@ from corral.worker.attempts import AttemptTable
 from tests.explore import campaign
 from tests.explore.api_server import ApiServer
 from tests.explore.clock import VirtualLoop, monotonic, virtual_clocks
+from tests.explore.exploration import explore
 from tests.explore.plans import Call, Fault, Plan, Watching
 from tests.explore.scenarios import SCENARIOS
 
@@ -41,6 +42,12 @@ def test_a_sample_of_plans_ends_as_the_run_without_a_fault(scenario: str) -> Non
     for name, plan in draw.sample(campaign.all_plans([scenario]), SAMPLE):
         finding = campaign.judge(name, plan)
         assert not finding.problems, finding.command
+
+
+def test_a_run_again_makes_the_same_calls() -> None:
+    """Else the number of a call would say nothing."""
+    first, again = (explore(SCENARIOS["fan-out"], Plan()) for _ in range(2))
+    assert list(first.calls.items()) == list(again.calls.items())
 
 
 WORKFLOW, AGENT, APPROVAL = "workflows/", "agents/worker/status", "/approvalrequests"
@@ -186,7 +193,7 @@ def _workflow(name: str, **meta: Any) -> Any:
 def test_the_api_server_refuses_what_is_outdated_and_bumps_generations() -> None:
     async def work(server: ApiServer) -> None:
         made = server.apply(WORKFLOWS, _workflow("w"))
-        assert made["status"] == {"observedGeneration": -1}
+        assert made["status"]["observedGeneration"] == -1
         assert made["metadata"]["generation"] == 1
         path = WORKFLOWS.path("ns", "w", "/status")
         new = server.call("PUT", path, made | {"status": {"phase": "Running"}, "spec": {}})
