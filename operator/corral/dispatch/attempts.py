@@ -23,6 +23,8 @@ from corral.telemetry.logs import log_context
 log = logging.getLogger(__name__)
 
 ACK_DELAY = 0.1
+POLL_PAUSE = 0.1
+"""Seconds between an answer that an attempt goes on and the next question."""
 LONGEST_HOLD = 3600.0
 """Seconds for which a Model is left alone at the most, however long its provider asks for."""
 MAX_GONE = 4096
@@ -115,6 +117,8 @@ class Attempts:
             # A repeated send attaches; a GET is smaller, and 404 there means send again.
             async def again() -> Task:
                 return await self._client.get(payload.worker, payload.attempt_id)
+
+            await asyncio.sleep(POLL_PAUSE)  # for a worker that does not wait as it is asked to
 
             try:
                 task = await self._persist(payload.worker, again)

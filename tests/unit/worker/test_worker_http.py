@@ -54,6 +54,8 @@ async def test_an_attempt_comes_back_with_its_output_and_report() -> None:
             "outputTokens": "20",
             "cachedInputTokens": "0",
             "unanswered": "0",
+            "answered": True,
+            "failures": "0",
             "simulated": True,
         }
     ]
