@@ -121,6 +121,8 @@ class _Exploration:
             number += 1
             self._outcome.operators = number
             self._operator = self._new(f"operator-{number if moved else 1}")
+            # It is quiet once this one has had its time.
+            self._gate.written_at = asyncio.get_running_loop().time()
 
     async def _until_quiet(self, person: "asyncio.Task[None]") -> None:
         loop = asyncio.get_running_loop()
