@@ -44,6 +44,8 @@ STOP_GRACE = 5
 """Seconds that a worker has to end when its pool, its Agent or its Model was deleted."""
 START_LIMIT = 30.0
 """Seconds for which a worker may have a problem before its pool leaves work to others."""
+LOOK_AGAIN = 5.0
+"""Seconds after which a pod that was to be deleted is looked for."""
 STATUS_PERIOD = 5.0
 """Seconds between two writes of a pool's status for its counters alone."""
 
@@ -280,6 +282,8 @@ class Pools:
             if raw is not None and pod.ready and not await self._drained(key, raw, pod):
                 continue
             await world.kube.delete(PODS, key[0], pod.name, pod.uid)
+            # The watch tells of it; of one that met a conflict and stays nobody does.
+            world.wake.pool(key, LOOK_AGAIN)
             room += pod.active
         for name, slot in plan.create[:room]:
             body = pod_manifest(template, revision, name, slot, key[1], obj["metadata"]["uid"])
