@@ -821,7 +821,7 @@ RIGHTS: dict[str, tuple[str, str, bool]] = {
     "the operator takes no lease elsewhere": (OPERATOR, "update leases", False),
     "the operator leads by a lease of its own namespace": (
         OPERATOR,
-        "update leases -n corral-system",
+        "update leases/corral-operator -n corral-system",
         True,
     ),
     "the operator gets tokens of its own account": (

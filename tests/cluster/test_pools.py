@@ -191,6 +191,12 @@ rules:
 """
 
 
+def later(step: str, prompt: str, wait: str) -> str:
+    """A run that begins at once, and asks after a while."""
+    ask = f"{{name: {step}, dependsOn: [pause], agentRef: {{name: talker}}, input: {prompt}}}"
+    return f"steps: [{{name: pause, wait: {{duration: {wait}}}}}, {ask}]"
+
+
 def updated(found: Json) -> bool:
     """Whether a pool's steps are all taken by one worker, of the newest revision."""
     return why(found, "Ready").startswith("RollingOut: 1 of 1 workers are ready in the new")
@@ -212,23 +218,27 @@ def test_a_new_revision_rolls_out_under_a_step_that_runs(cluster: Cluster) -> No
     old = pods(cluster, "talker")[0]["metadata"]
     first = cluster.get("agent", "talker")["status"]["revision"]
 
-    # New workers can't start: the old one goes on as it is, and that is said.
+    # New workers can't start: for runs that have begun the old one goes on as it is.
+    cluster.apply(
+        workflow("meanwhile", later("before", "go", "8s"))
+        + workflow("across", later("running", "long", "9s"))
+    )
+    for name in ("meanwhile", "across"):
+        cluster.wait("workflow", name, lambda w: w["status"].get("startedAt"), "begun")
     cluster.patch("agentpool", "talker", {"spec": {"template": {"nodeSelector": {"planet": "x"}}}})
     cluster.apply(agent("talker", "served", said.format("new")))
     cluster.wait("agent", "talker", lambda a: a["status"]["revision"] != first, "changed")
     cluster.wait("agentpool", "talker", lambda p: "Unschedulable" in why(p, "Ready"), "told why")
-    cluster.apply(workflow("meanwhile", steps_of("talker", name="before")))
+    cluster.apply(workflow("fresh", steps_of("talker")))
     assert cluster.finished("meanwhile")["status"]["phase"] == "Succeeded"
     assert cluster.get("pod", old["name"])["metadata"]["uid"] == old["uid"]
 
     # They can: what runs goes on where it is, what comes gets the new one.
-    cluster.apply(workflow("across", steps_of("talker", name="running").replace("go", "long")))
     cluster.wait("workflow", "across", lambda w: phases(w)["running"] == "Running", "running")
     cluster.patch("agentpool", "talker", {"spec": {"template": {"nodeSelector": None}}})
     rolling = cluster.wait("agentpool", "talker", updated, "of the new revision")
     numbers = ("replicas", "readyReplicas", "updatedReplicas", "busyReplicas")
     assert [rolling["status"][name] for name in numbers] == [2, 1, 1, 1]
-    cluster.apply(workflow("fresh", steps_of("talker")))
     fresh = cluster.finished("fresh")
     assert fresh["status"]["phase"] == "Succeeded"
     across = cluster.get("workflow", "across")

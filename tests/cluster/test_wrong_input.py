@@ -247,12 +247,6 @@ OTHERS = {
         "provider 'oracle-of-delphi' is not supported yet",
         "NotSupported",
     ),
-    "a Model with limits": Wrong(
-        manifest("Model", "limited", "{provider: simulated, limits: {maxInFlight: 1}}"),
-        "spec.limits",
-        "not supported yet",
-        "NotSupported",
-    ),
     "a Model with a bad pattern": Wrong(
         simulated("pattern", "script: [{match: fine}, {match: '(', reply: x}]"),
         "spec.simulation.script[1].match",

@@ -261,6 +261,8 @@ def startable(p: Pass) -> Iterator[tuple[Want, Place]]:
                     view.name,
                     () if spec.tool is not None else _models_from(view, node.next_model),
                     structured=spec.output_schema is not None,
+                    revision=view.revision,
+                    began=p.run.started or 0.0,
                 )
                 yield want, (frame, spec, step, index)
 

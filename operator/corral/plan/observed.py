@@ -151,6 +151,10 @@ class Want:
     """Those that it may begin with: the first, or one that is meant for the first's trouble."""
     structured: bool = False
     """Whether its answer has to fit a schema."""
+    revision: str = ""
+    """The Agent's newest; empty where any will do."""
+    began: float = 0.0
+    """When its run started: one that began before the Agent changed may go on as it was."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ class Slots:
         """Those that are not 0."""
         self._turns: dict[tuple[AgentKey, WorkflowKey], float] = {}
         """Since when a workflow has held slots of an agent."""
+        self._revisions: dict[AgentKey, tuple[str, float]] = {}
+        """An agent's newest revision, and since when it is."""
         self._queues: dict[AgentKey, tuple[int, float | None]] = {}
         """How many attempts waited for an agent last, and since when more do than were told of."""
 
@@ -122,12 +124,19 @@ class Slots:
         """How important a workflow is."""
         return self._priorities.get(key, 0)
 
-    def claim(self, key: WorkflowKey, namespace: str, wants: Sequence[Want]) -> dict[str, Slot]:
+    def claim(
+        self, key: WorkflowKey, namespace: str, wants: Sequence[Want], now: float = 0.0
+    ) -> dict[str, Slot]:
         """Reserves slots for the first of the wanted attempts, least busy workers first.
+
+        Workers of an old revision of the Agent serve only runs that began before it changed:
+        whoever edits an Agent and then starts a run means the Agent as it is now.
 
         What its Model does not let start now does not wait for a slot: more workers would be of no
         use to it.
         """
+        for want in wants:
+            self._note_revision((namespace, want.agent), want.revision, now)
         taken: dict[str, Slot] = {}
         full: set[str] = set()
         waiting: set[AgentKey] = set()
@@ -181,12 +190,13 @@ class Slots:
             by_agent[(namespace, want.agent)].append(want)
         for agent, wanted in by_agent.items():
             waiting = self._waiting[agent]
-            allowed = self._allowance(agent, key)
             line = [
                 (not slots.updated, len(slots.held) / slots.capacity, slots.worker.pod, uid)
                 for uid in self._of_agent[agent]
-                if (slots := self._workers[uid]).free > 0
+                if (slots := self._workers[uid]).free > 0 and self._serves(slots, wanted[0])
             ]
+            usable = sum(self._workers[place[-1]].free for place in line)
+            allowed = min(usable, self._allowance(agent, key))
             heapq.heapify(line)
             for want in wanted:
                 if want.attempt_id in self._held:  # granted before, in this very pass
@@ -214,6 +224,18 @@ class Slots:
             elif not self._shares(agent)[key]:
                 self._turns.pop((agent, key), None)
         return granted
+
+    def _note_revision(self, agent: AgentKey, revision: str, now: float) -> None:
+        known = self._revisions.get(agent)
+        if revision and (known is None or known[0] != revision):
+            # Of a change in a former leader's time nobody knows when it was.
+            self._revisions[agent] = revision, now if known else float("-inf")
+
+    def _serves(self, slots: _WorkerSlots, want: Want) -> bool:
+        """Whether the worker knows the Agent as the attempt may have it."""
+        if not want.revision or slots.revision == want.revision:
+            return True
+        return want.began < self._revisions[slots.agent][1]
 
     def _shares(self, agent: AgentKey) -> Counter[WorkflowKey]:
         """How many slots of an agent each workflow holds."""
@@ -373,5 +395,8 @@ class Slots:
             agent
             for agent in agents
             if self._waiting.get(agent)
-            and any(self._workers[uid].free for uid in self._of_agent.get(agent, ()))
+            and any(
+                slots.free and slots.revision == self._revisions.get(agent, (slots.revision,))[0]
+                for slots in map(self._workers.__getitem__, self._of_agent.get(agent, ()))
+            )
         }

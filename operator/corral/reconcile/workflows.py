@@ -268,7 +268,7 @@ class Workflows:
         world = self._world
 
         def claim(wants: Sequence[Want]) -> Mapping[str, Slot]:
-            return world.slots.claim(key, key[0], wants)
+            return world.slots.claim(key, key[0], wants, p.now)
 
         payloads = plan(p, claim)
         try:
