@@ -21,7 +21,8 @@ ALONE = frozenset(
         "test_security",
     }
 )
-"""Modules that end operators or the API server, or watch what all of the cluster does.
+"""Modules that end operators or the API server, watch what all of the cluster does, or act while
+a slow call runs.
 
 Single tests that do so are marked ``alone``.
 """

@@ -245,6 +245,7 @@ class Pools:
                 config.get("concurrency", spec.concurrency),
                 offered,
                 updated,
+                self._world.kube.now(),
             )
         if offered_any:
             for workflow in self._world.slots.waiting_for([agent_key]):

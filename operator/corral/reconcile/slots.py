@@ -82,6 +82,7 @@ class Slots:
         capacity: int,
         offered: bool,
         updated: bool = True,
+        now: float = 0.0,
     ) -> None:
         """Tells of a worker, or of a change of it.
 
@@ -89,7 +90,10 @@ class Slots:
             revision: of the Agent, as the worker knows it.
             offered: False while it takes no work.
             updated: False if its pool is replacing it.
+            now: the time, in seconds since the epoch.
         """
+        if updated:
+            self._note_revision(agent, revision, now)
         known = self._workers.get(worker.uid)
         held = (
             known.held
