@@ -18,7 +18,9 @@ ALONE = frozenset(
         "test_fault_workers",
         "test_faults",
         "test_lost_nodes",
+        "test_memoize",
         "test_security",
+        "test_templates",
     }
 )
 """Modules that end operators or the API server, watch what all of the cluster does, or act while
