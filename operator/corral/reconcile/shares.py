@@ -32,7 +32,8 @@ class Shares:
         """By Agent: queued and running attempts when it was woken last."""
 
     def take_up(self, key: WorkflowKey, spec: WorkflowSpec | None, run: Run) -> None:
-        """Notes what a run that a former leader began holds: money, calls, turns with results."""
+        """Notes what a run that a former leader began holds: slots, money, calls, turns."""
+        self._world.slots.keep_only(key, on_workers(run))
         if spec is not None:
             self._settle_budgets(key, spec, run)
             self._resume_calls(key, spec, run)
