@@ -1,6 +1,7 @@
 """The worker as an ASGI application: A2A's routes, our own endpoints, authentication."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from time import time
@@ -50,8 +51,8 @@ OPEN_PATHS = frozenset({HEALTH_PATH, READY_PATH, METRICS_PATH, AGENT_CARD_WELL_K
 _MAX_BODY_BYTES = 16 * 2**20
 _MANY_BRACKETS = 500
 """Fewer can't be nested deeper than Python's parser goes."""
-_LONG_NUMBER = re.compile(rb"[0-9]{4000}")
-"""Python reads no numbers of more than 4,300 digits."""
+_ODD_NUMBER = re.compile(rb"[0-9]{300}|[0-9][eE]\+?[0-9]{3}|NaN|Infinity")
+"""What may be a number that Python does not read (4,300 digits) or that is none to A2A."""
 _UNAUTHORIZED = {
     "error": {
         "code": REFUSALS["Unauthorized"],
@@ -249,8 +250,8 @@ def _unreadable(body: bytes) -> tuple[int, str] | None:
         return 413, "The request is too large."
     try:
         body.decode()
-        if body.count(b"[") + body.count(b"{") > _MANY_BRACKETS or _LONG_NUMBER.search(body):
-            json.loads(body)
+        if body.count(b"[") + body.count(b"{") > _MANY_BRACKETS or _ODD_NUMBER.search(body):
+            json.loads(body, parse_constant=_finite, parse_float=_finite)
     except UnicodeDecodeError:
         return 400, "The request is not UTF-8."
     except RecursionError:
@@ -258,8 +259,14 @@ def _unreadable(body: bytes) -> tuple[int, str] | None:
     except json.JSONDecodeError:
         return None  # is told by who expects JSON
     except ValueError:
-        return 400, "A number in the request has too many digits."
+        return 400, "A number in the request is too large, or is none."
     return None
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no JSON number")
+    return number
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

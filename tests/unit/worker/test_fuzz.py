@@ -19,7 +19,7 @@ from corral.api.attempt import EXTENSION, HEADER_EPOCH, HEADER_WORKER_UID, Attem
 from tests.unit.worker.bench import REVISION, Operator, other_key, token, working
 
 FEW = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 
 SCALARS = (
@@ -163,6 +163,8 @@ async def _everywhere(operator: Operator, body: bytes) -> None:
         ),
         pytest.param(b'"' + b"x" * 300_000 + b'"', id="a long text"),
         pytest.param(b"1" * 9_000, id="a long number"),
+        pytest.param(b'{"message":{"parts":[{"data":Infinity}]}}', id="a number that is none"),
+        pytest.param(b'{"message":{"parts":[{"data":1e999}]}}', id="a number without bounds"),
         pytest.param(b"\xff\xfe{}", id="another encoding"),
         pytest.param(b"", id="nothing"),
     ],
