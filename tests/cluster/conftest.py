@@ -8,7 +8,12 @@ import pytest
 
 from tests.cluster.harness import Cluster
 
-ALONE = frozenset(
+ALONE = frozenset({"test_lost_nodes", "test_memoize", "test_templates"})
+"""Modules that act while a slow call runs, or end what others use.
+
+Single tests that do so are marked ``alone``.
+"""
+APART = frozenset(
     {
         "test_artifacts",
         "test_cron",
@@ -17,17 +22,10 @@ ALONE = frozenset(
         "test_fault_watches",
         "test_fault_workers",
         "test_faults",
-        "test_lost_nodes",
-        "test_memoize",
         "test_security",
-        "test_templates",
     }
 )
-"""Modules that end operators or the API server, watch what all of the cluster does, or act while
-a slow call runs.
-
-Single tests that do so are marked ``alone``.
-"""
+"""Modules that end operators and API servers again and again: on a cluster of their own."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in ALONE:
             item.add_marker(pytest.mark.alone)
+        if item.path.stem in APART:
+            item.add_marker(pytest.mark.apart)
 
 
 @pytest.fixture(scope="session", autouse=True)
