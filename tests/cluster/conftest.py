@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.harness import Cluster
 
-ALONE = frozenset({"test_lost_nodes", "test_memoize", "test_templates"})
+ALONE = frozenset({"test_lost_nodes", "test_memoize", "test_outputs", "test_templates"})
 """Modules that act while a slow call runs, or end what others use.
 
 Single tests that do so are marked ``alone``.

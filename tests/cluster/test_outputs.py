@@ -174,7 +174,6 @@ def no_store() -> Iterator[None]:
         volume.chmod(mode)
 
 
-@pytest.mark.alone
 def test_nothing_is_lost_while_the_store_is_not_there(lab: Lab) -> None:
     run = lab.start(
         workflow(
