@@ -18,7 +18,7 @@ from tests.unit.plan.promises import PROMISES, Seen
 from tests.unit.plan.world import World, views
 
 CHECK = settings(
-    max_examples=int(os.environ.get("CORRAL_EXAMPLES", "400")),
+    max_examples=int(os.environ.get("CORRAL_EXAMPLES", "200")),
     deadline=None,
     derandomize="CORRAL_EXAMPLES" not in os.environ,
     database=None,
