@@ -7,9 +7,11 @@ multiply load on a provider in trouble, and spend an attempt's timeout unseen.
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx2
 from pydantic_ai.models import Model
 
 from corral.api.model import OPENAI_COMPATIBLE, ModelSpec
+from corral.worker import connections
 
 FINGERPRINT = "system_fingerprint"
 """Where an OpenAI-compatible answer's fingerprint is kept in ``provider_details``."""
@@ -53,7 +55,7 @@ class Clients:
         self._models.clear()
 
     def _openai(self, name: str, spec: ModelSpec) -> tuple[Model[Any], Close]:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
         from openai.types import chat
         from pydantic_ai.models.openai import OpenAIChatModel
         from pydantic_ai.providers.openai import OpenAIProvider
@@ -73,6 +75,7 @@ class Clients:
             base_url=spec.base_url or OPENAI_COMPATIBLE[spec.provider],
             api_key=key,
             max_retries=0,
+            http_client=DefaultAsyncHttpx2Client(limits=connections.limits()),
         )
         provider = (
             OpenAIProvider(openai_client=client)
@@ -83,25 +86,27 @@ class Clients:
 
 
 def _anthropic(spec: ModelSpec, key: str) -> tuple[Model[Any], Close]:
-    from anthropic import AsyncAnthropic
+    from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
     from pydantic_ai.models.anthropic import AnthropicModel
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
     client = AsyncAnthropic(
-        api_key=key, base_url=spec.base_url or "https://api.anthropic.com", max_retries=0
+        api_key=key,
+        base_url=spec.base_url or "https://api.anthropic.com",
+        max_retries=0,
+        http_client=DefaultAsyncHttpxClient(limits=connections.limits()),
     )
     model = AnthropicModel(spec.name, provider=AnthropicProvider(anthropic_client=client))
     return model, client.close
 
 
 def _google(spec: ModelSpec, key: str) -> tuple[Model[Any], Close]:
-    import httpx2
     from pydantic_ai.models.google import GoogleModel
     from pydantic_ai.providers.google import GoogleProvider
 
     # Of its own, since the provider never closes the one that it would make. The Model's timeout
     # bounds the whole call elsewhere.
-    http = httpx2.AsyncClient(timeout=None)
+    http = httpx2.AsyncClient(timeout=None, limits=connections.limits())
     provider = GoogleProvider(api_key=key, base_url=spec.base_url, http_client=http)
     return GoogleModel(spec.name, provider=provider), http.aclose
 

@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 from corral.api.errors import ErrorClass
 from corral.breaker import Breaker, RestingError
+from corral.worker import connections
 from corral.worker.outcome import (
     AttemptFailedError,
     ToolCall,
@@ -243,6 +244,7 @@ class ToolServer:
             httpx2.AsyncClient(
                 headers=self._headers,
                 timeout=httpx2.Timeout(CONNECT_SECONDS, read=self._timeout + CONNECT_SECONDS),
+                limits=connections.limits(),
                 verify=_tls(),
                 event_hooks={"response": [self._look]},
             ) as http,
