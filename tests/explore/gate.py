@@ -88,7 +88,8 @@ class Gate:
             if isinstance(done, Awaitable):
                 await done
         finally:
-            if fault is Fault.KILL_AFTER:
+            # Of one that died of another call meanwhile, this task is cancelled already.
+            if fault is Fault.KILL_AFTER and not caller.dead:
                 await _die(caller)
         raise lost
 
@@ -104,8 +105,7 @@ class Gate:
 
 
 async def _die(caller: Caller) -> None:
-    if not caller.dead:
-        caller.kill()
+    caller.kill()
     await asyncio.get_running_loop().create_future()
 
 
