@@ -3,10 +3,16 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cluster.harness import Cluster
+
+if TYPE_CHECKING:
+    from tests.cluster.lab import Lab
+    from tests.faults.oracle import Oracle
+    from tests.faults.rig import Rig
 
 ALONE = frozenset({"test_lost_nodes", "test_memoize", "test_outputs", "test_templates"})
 """Modules that act while a slow call runs, or end what others use.
@@ -70,3 +76,15 @@ def team() -> Iterator[Cluster]:
     """A namespace for a module: its tests share the Agents in it, and no Workflow."""
     with fresh_namespace() as made:
         yield made
+
+
+@pytest.fixture
+def rig(oracle: "Oracle") -> "Rig":
+    """The rig of a fault module's ``oracle``."""
+    return oracle.rig
+
+
+@pytest.fixture
+def lab(oracle: "Oracle") -> "Lab":
+    """The lab of a fault module's ``oracle``; other modules have a ``lab`` of their own."""
+    return oracle.lab

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import fresh_namespace
 from tests.cluster.harness import Json, reason, why
-from tests.cluster.lab import Lab, agent
+from tests.cluster.lab import agent
 from tests.faults.calls import drop, late, lose_every_other, refuse, twice
-from tests.faults.oracle import INPUTS, LAST_QUIET, RULES, Oracle, small_run
-from tests.faults.rig import HASTE, rigged, shortly
+from tests.faults.oracle import INPUTS, LAST_QUIET, RULES, Oracle, observed, small_run
+from tests.faults.rig import HASTE, shortly
 
 WRITES = r"^(POST|PUT|PATCH|DELETE) /api(?!.*/leases/)"
 ANY = r"^\w+ /(api|openid)"
@@ -20,10 +19,8 @@ ANY = r"^\w+ /(api|openid)"
 
 @pytest.fixture(scope="module")
 def oracle() -> Iterator[Oracle]:
-    with rigged() as rig, fresh_namespace() as cluster:
-        lab = Lab(cluster)
-        lab.build(RULES, *agent("worker", replicas=2, concurrency=8))
-        yield Oracle(rig, lab)
+    with observed(RULES, *agent("worker", replicas=2, concurrency=8)) as made:
+        yield made
 
 
 REFUSALS = 12 if HASTE == 1 else 5

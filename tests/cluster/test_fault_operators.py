@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import fresh_namespace
 from tests.cluster.lab import Lab, agent, lease, led_since, step, workflow
 from tests.faults.calls import after, before, drop, held_until
-from tests.faults.oracle import LAST_QUIET, RULES, Oracle, small_run
+from tests.faults.oracle import LAST_QUIET, RULES, Oracle, observed, small_run
 from tests.faults.proxy import Call
-from tests.faults.rig import HASTE, Rig, rigged, wait_until
+from tests.faults.rig import HASTE, Rig, wait_until
 
 KILLS = 40 if HASTE == 1 else 6
 EFFECTIVE = r"^(POST|PUT|PATCH|DELETE) /(api(?!.*(/leases/|/token|/events))|workers/)"
@@ -24,20 +23,8 @@ LIBRARIES = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
 
 @pytest.fixture(scope="module")
 def oracle() -> Iterator[Oracle]:
-    with rigged() as rig, fresh_namespace() as cluster:
-        lab = Lab(cluster)
-        lab.build(RULES, *agent("worker", replicas=2))
-        yield Oracle(rig, lab)
-
-
-@pytest.fixture
-def rig(oracle: Oracle) -> Rig:
-    return oracle.rig
-
-
-@pytest.fixture
-def lab(oracle: Oracle) -> Lab:
-    return oracle.lab
+    with observed(RULES, *agent("worker", replicas=2)) as made:
+        yield made
 
 
 def test_an_operator_that_is_killed_before_or_after_any_call_changes_nothing(

@@ -5,34 +5,21 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster.conftest import fresh_namespace
 from tests.cluster.harness import phases
 from tests.cluster.lab import Lab, agent, step, workflow
 from tests.faults import events
 from tests.faults.calls import LISTS, as_of, refuse
-from tests.faults.oracle import LAST_QUIET, RULES, Oracle, small_run
+from tests.faults.oracle import LAST_QUIET, RULES, Oracle, observed, small_run
 from tests.faults.proxy import Change, Proxy
-from tests.faults.rig import Rig, rigged, wait_until
+from tests.faults.rig import Rig, wait_until
 
 WATCHES = r"watch="
 
 
 @pytest.fixture(scope="module")
 def oracle() -> Iterator[Oracle]:
-    with rigged() as rig, fresh_namespace() as cluster:
-        lab = Lab(cluster)
-        lab.build(RULES, *agent("worker", replicas=2))
-        yield Oracle(rig, lab)
-
-
-@pytest.fixture
-def rig(oracle: Oracle) -> Rig:
-    return oracle.rig
-
-
-@pytest.fixture
-def lab(oracle: Oracle) -> Lab:
-    return oracle.lab
+    with observed(RULES, *agent("worker", replicas=2)) as made:
+        yield made
 
 
 def _refused_anew(status: int) -> Callable[[Proxy], int]:

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from tests.cluster import processes
-from tests.cluster.conftest import fresh_namespace
 from tests.cluster.harness import Json, phases, rows
 from tests.cluster.lab import Lab, agent, step, tool_server, workflow
 from tests.faults.calls import after, before, drop, lose_every_other, refuse, spoilt, twice
-from tests.faults.oracle import LAST_QUIET, RULES, Oracle, small_run
-from tests.faults.rig import Rig, rigged, shortly, wait_until
+from tests.faults.oracle import LAST_QUIET, RULES, Oracle, observed, small_run
+from tests.faults.rig import Rig, shortly, wait_until
 
 TO_WORKERS = r"^\w+ /workers/"
 SENDS = r"^POST /workers/[^/]+/message:send"
@@ -23,20 +22,10 @@ ASKED = [{"match": "^hang", "latency": "1500ms", "reply": "late"}, *RULES["rules
 
 @pytest.fixture(scope="module")
 def oracle() -> Iterator[Oracle]:
-    with rigged() as rig, fresh_namespace() as cluster:
-        lab = Lab(cluster)
-        lab.build({"rules": ASKED}, *agent("worker", replicas=2, concurrency=8), *tool_server())
-        yield Oracle(rig, lab)
-
-
-@pytest.fixture
-def rig(oracle: Oracle) -> Rig:
-    return oracle.rig
-
-
-@pytest.fixture
-def lab(oracle: Oracle) -> Lab:
-    return oracle.lab
+    with observed(
+        {"rules": ASKED}, *agent("worker", replicas=2, concurrency=8), *tool_server()
+    ) as made:
+        yield made
 
 
 def kill_worker_at(lab: Lab, target: str) -> None:

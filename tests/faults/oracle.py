@@ -1,10 +1,13 @@
 """What must hold once a fault has passed: the same end, every call once, no orphans, then quiet."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from tests.cluster.conftest import fresh_namespace
 from tests.cluster.harness import Json, condition
 from tests.cluster.lab import Lab, each, step, workflow
-from tests.faults.rig import HASTE, Rig, wait_until
+from tests.faults.rig import HASTE, Rig, rigged, wait_until
 
 QUIET = 60.0 if HASTE == 1 else 2.5
 """Seconds without a write after each fault."""
@@ -103,3 +106,12 @@ class Oracle:
             if pod["metadata"]["ownerReferences"][0]["uid"] not in owners
         ]
         return found
+
+
+@contextmanager
+def observed(rules: Json, *objects: Json) -> Iterator[Oracle]:
+    """A rig and a namespace with a model server of these rules and with these objects."""
+    with rigged() as rig, fresh_namespace() as cluster:
+        lab = Lab(cluster)
+        lab.build(rules, *objects)
+        yield Oracle(rig, lab)

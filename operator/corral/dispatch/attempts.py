@@ -8,7 +8,7 @@ every pass (``follow``, ``cancel``), so that nothing depends on what an earlier 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
@@ -37,6 +37,13 @@ Gone = Callable[[Worker], Awaitable[bool]]
 """Whether the API server says that the pod is gone; a live read."""
 
 
+@dataclass(frozen=True)
+class _Followed:
+    task: asyncio.Task[None]
+    worker: Worker
+    deliver: Deliver
+
+
 class WorkerGoneError(Exception):
     """The pod is gone, and with it what ran there."""
 
@@ -48,9 +55,7 @@ class Attempts:
         self._client = client
         self._gone = gone
         self._stale_epoch = stale_epoch
-        self._following: dict[str, asyncio.Task[None]] = {}
-        self._awaited: dict[str, tuple[Worker, Deliver]] = {}
-        """Who gets the results of what is followed."""
+        self._following: dict[str, _Followed] = {}
         self._cancelling: dict[str, asyncio.Task[None]] = {}
         self._acks: dict[str, tuple[Worker, set[str]]] = {}
         self._ack_tasks: dict[str, asyncio.Task[None]] = {}
@@ -83,10 +88,8 @@ class Attempts:
             return
         work = self._follow(payload, book, deliver, correlation_id)
         task = asyncio.create_task(work, name=payload.attempt_id)
-        self._following[payload.attempt_id] = task
-        self._awaited[payload.attempt_id] = (payload.worker, deliver)
+        self._following[payload.attempt_id] = _Followed(task, payload.worker, deliver)
         task.add_done_callback(lambda _: self._following.pop(payload.attempt_id, None))
-        task.add_done_callback(lambda _: self._awaited.pop(payload.attempt_id, None))
 
     async def _follow(
         self, payload: Payload, book: Book, deliver: Deliver, correlation_id: str | None
@@ -182,16 +185,15 @@ class Attempts:
 
     def worker_lost(self, worker: Worker, *, retried: bool) -> None:
         """Gives up what is followed on a worker that may still run it, and can't be reached."""
-        for attempt_id, (on, deliver) in list(self._awaited.items()):
-            if on.uid != worker.uid:
+        for attempt_id, followed in list(self._following.items()):
+            if followed.worker.uid != worker.uid:
                 continue
-            self._following.pop(attempt_id).cancel()
-            del self._awaited[attempt_id]
+            self._following.pop(attempt_id).task.cancel()
             message = f"worker {worker.pod} and its node can't be reached; this may still run there"
             if retried:
                 message += " and may overlap with the next attempt"
             lost = _lost(attempt_id, worker, ErrorClass.WORKER_LOST, message)
-            deliver(replace(lost, unreachable=True, final=not retried))
+            followed.deliver(replace(lost, unreachable=True, final=not retried))
 
     def _lost_event(self, uid: str) -> asyncio.Event:
         return self._lost.setdefault(uid, asyncio.Event())
@@ -199,9 +201,8 @@ class Attempts:
     def cancel(self, attempt_id: str, worker: Worker, book: Book, deliver: Deliver | None) -> None:
         """Cancels; ``deliver`` gets what was used. Without it the result is acknowledged unread."""
         followed = self._following.pop(attempt_id, None)
-        self._awaited.pop(attempt_id, None)
         if followed is not None:
-            followed.cancel()
+            followed.task.cancel()
         if attempt_id in self._cancelling:
             return
         work = self._cancel(attempt_id, worker, book, deliver)
@@ -268,7 +269,8 @@ class Attempts:
 
     async def close(self) -> None:
         """Stops following; the workers go on."""
-        tasks = [*self._following.values(), *self._cancelling.values(), *self._ack_tasks.values()]
+        following = [followed.task for followed in self._following.values()]
+        tasks = [*following, *self._cancelling.values(), *self._ack_tasks.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -28,6 +28,7 @@ from corral.api.attempt import (
 from corral.plan.expressions import compact_json, whole_numbers
 from corral.plan.observed import Payload
 from corral.plan.state import Worker, effect_key
+from corral.telemetry.logs import in_words
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,14 @@ WAIT_SECONDS = 25
 _TIMEOUT = httpx.Timeout(35.0, connect=2.0)
 _MAX_ANSWER = 64 * 2**20
 """Bytes of one answer: an inventory of many results, not of one output."""
+_NO_ANSWER = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    aiohttp.ClientError,
+    ValueError,
+    RecursionError,
+    OSError,
+)
 _FINAL = frozenset(
     {
         "TASK_STATE_COMPLETED",
@@ -204,13 +213,8 @@ class WorkerClient:
             ) as response:
                 content = await _limited(response)
             answer = json.loads(content) if content else {}
-        except (
-            *(httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError),
-            *(ValueError, RecursionError, OSError),
-        ) as error:
-            # Not its repr: aiohttp's has the request's headers in it.
-            said = f"{type(error).__name__}: {error}"
-            raise WorkerUnreachableError(f"{method} {path}: {said}") from error
+        except _NO_ANSWER as error:
+            raise WorkerUnreachableError(f"{method} {path}: {in_words(error)}") from error
         if response.status_code == 401:
             # The worker's clock or its keys differ from ours for now: another token may do.
             self._refused_token(worker.uid)

@@ -20,6 +20,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from corral.telemetry import metrics
+from corral.telemetry.logs import in_words
 
 Json = dict[str, Any]
 List = list  # a method of Kube is called list
@@ -122,9 +123,7 @@ class Kube:
                 ) as response:
                     raw = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            # Not its repr: aiohttp's has the request's headers in it.
-            said = f"{type(error).__name__}: {error}"
-            raise ApiError(0, "Unreachable", f"{method} {path}: {said}") from error
+            raise ApiError(0, "Unreachable", f"{method} {path}: {in_words(error)}") from error
         self._learn_time(response.headers)
         if response.status >= 400:
             raise _error(method, path, response.status, raw, response.headers)
@@ -234,6 +233,8 @@ class Kube:
     ) -> None:
         """Deletes the object of that UID; that it is gone already is no error.
 
+        ``ApiError.conflict`` where it is still there, as somebody wrote before.
+
         Args:
             grace: seconds that a pod has to end, if not what the pod itself says.
             version: the resourceVersion that it must still have; else it stays.
@@ -246,8 +247,19 @@ class Kube:
         try:
             await self._write("DELETE", kind.path(namespace, name), body)
         except ApiError as error:
-            if not (error.not_found or error.conflict):
+            if not error.not_found and not (
+                error.conflict and await self._is_gone(kind, namespace, name, uid)
+            ):
                 raise
+
+    async def _is_gone(self, kind: Kind, namespace: str, name: str, uid: str) -> bool:
+        try:
+            found = await self.get(kind, namespace, name)
+        except ApiError as error:
+            if not error.not_found:
+                raise
+            return True
+        return bool(found["metadata"]["uid"] != uid)
 
 
 def _resource(path: str) -> str:

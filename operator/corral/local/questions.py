@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from corral.local.office import NobodyDecidesError, Office
 from corral.local.tasks import Tasks
+from corral.plan.kinds import awaited_approvals
 from corral.plan.observed import ApprovalView, Pass, WantedApproval
 
 
@@ -36,15 +37,7 @@ class Questions:
 
     def keep_only(self, p: Pass) -> None:
         """Nobody is asked what the run does not wait for any more."""
-        awaited = {
-            name
-            for frame in p.frames.all()
-            for step in frame.steps.values()
-            for node in step.nodes
-            if not node.final
-            for name in (node.approval, *(call.approval for call in node.calls))
-        }
-        for name in [name for name in self._open if name not in awaited]:
+        for name in self._open.keys() - awaited_approvals(p):
             self._open.pop(name).cancel()
 
     async def _ask(self, wanted: WantedApproval) -> None:

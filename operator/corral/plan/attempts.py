@@ -1,6 +1,6 @@
 """The life of an attempt: wanted, started, ended, given up."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import dropwhile, islice
 from typing import Any
@@ -28,6 +28,7 @@ from corral.plan.observed import (
     AgentView,
     Claim,
     Grant,
+    ModelCalls,
     ModelView,
     Pass,
     Payload,
@@ -105,7 +106,8 @@ def absorb(p: Pass) -> None:
                 note_failure(node, result.error or ErrorClass.INTERNAL, result.message, p.now)
                 retry(p, node, None)
             elif result.error is not None:
-                _failed(p, spec, node, result.attempt_id, result.error, result.message, result)
+                calls = result.calls or ()
+                _failed(p, spec, node, result.attempt_id, result.error, result.message, calls)
             elif result.input_required is not None:
                 _ask(p, frame, spec, index, node, result)
             else:
@@ -138,10 +140,10 @@ def _failed(
     attempt: str,
     error: ErrorClass,
     message: str,
-    result: Result | None = None,
+    calls: Sequence[ModelCalls] = (),
 ) -> None:
     note_failure(node, error, message.encode(errors="replace").decode(), p.now)
-    node.next_model = _next_model(p, spec, node, error, result)
+    node.next_model = _next_model(p, spec, node, error, calls)
     if error not in INFRASTRUCTURE:  # a lost attempt goes on where it was, others begin anew
         node.conversation, node.calls, node.call_counts = None, [], {}
     if node.next_model is not None:  # it goes on elsewhere, which is no retry
@@ -151,13 +153,13 @@ def _failed(
 
 
 def _next_model(
-    p: Pass, spec: StepSpec, node: Node, error: ErrorClass, result: Result | None
+    p: Pass, spec: StepSpec, node: Node, error: ErrorClass, calls: Sequence[ModelCalls]
 ) -> str | None:
     """The fallback to go on with, where the worker was not to ask it by itself."""
     view = p.agents.get(agent_of(spec, node) or "")
-    if view is None or result is None or not result.calls or error not in OF_MODELS:
+    if view is None or not calls or error not in OF_MODELS:
         return None
-    asked = result.calls[-1].model
+    asked = calls[-1].model
     rest = dropwhile(lambda model: model.name != asked, view.models)
     after = next((model for model in islice(rest, 1, None) if error in model.on_errors), None)
     return None if after is None or after.may_follow else after.name

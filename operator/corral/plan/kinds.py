@@ -274,6 +274,19 @@ def prompt_of(frame: Frame, spec: StepSpec, approval: Approval, step: Step, inde
     return as_text(frame.scope.render(template, **variables))[:16384]
 
 
+def awaited_approvals(p: Pass) -> set[str]:
+    """The ApprovalRequests on which something that has not ended depends, by name."""
+    return {
+        name
+        for frame in p.frames.all()
+        for step in frame.steps.values()
+        for node in step.nodes
+        if not node.final
+        for name in (node.approval, *(call.approval for call in node.calls))
+        if name is not None
+    }
+
+
 def wanted_approvals(p: Pass) -> list[WantedApproval]:
     """The ApprovalRequests that have to be made: those that are waited for and not there.
 

@@ -180,18 +180,16 @@ class Controller:
             raise WorkerUnreachableError(f"no token: {error}") from error
 
     async def _pod_gone(self, worker: Worker) -> bool:
-        """A live read: gone is 404, another UID, or an end; a failed read tells nothing."""
+        """Whether a live read says that the pod is gone or has ended; a failed one says nothing."""
         known = self.world.pods.by_uid(worker.uid)
-        namespace = known["metadata"]["namespace"] if known else None
-        if namespace is None:
+        if known is None:
             return self.synced.is_set()
         try:
-            pod = await self.world.kube.get(PODS, namespace, worker.pod)
-        except ApiError as error:
-            return error.not_found
-        if pod["metadata"]["uid"] != worker.uid:
-            return True
-        return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+            await self._look_again(PODS, key_of(known))
+        except ApiError:
+            return False
+        pod = self.world.pods.by_uid(worker.uid)
+        return pod is None or (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
     async def run(self) -> None:
         """Leads, until the lease is lost or a worker has heard a newer leader."""

@@ -4,7 +4,7 @@ from corral.api.errors import Reason
 from corral.api.workflow import WorkflowSpec
 from corral.kube.client import Json
 from corral.plan.budget import Reservation
-from corral.plan.kinds import children_looked_at
+from corral.plan.kinds import awaited_approvals, children_looked_at
 from corral.plan.names import TOOL_RUNNER
 from corral.plan.observed import AgentView, Pass, Result
 from corral.plan.selection import all_steps
@@ -67,16 +67,7 @@ def gather(
             key, key[0], attempt, model, load, world.slots.priority(key)
         ),
     )
-    asked = [
-        name
-        for frame in p.frames.all()
-        for step in frame.steps.values()
-        for node in step.nodes
-        if not node.final
-        for name in (node.approval, *(call.approval for call in node.calls))
-        if name is not None
-    ]
-    p.approvals = approvals_of(world, obj, asked)
+    p.approvals = approvals_of(world, obj, awaited_approvals(p))
     if calls:
         p.children = children.views(obj, children_looked_at(p))
     if unavailable is not None:

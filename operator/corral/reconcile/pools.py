@@ -34,7 +34,7 @@ from corral.reconcile.contacts import UNREACHABLE_AFTER, node_unreachable
 from corral.reconcile.following import worker_of
 from corral.reconcile.pod_problems import PodProblems, end_of
 from corral.reconcile.queue import RetryLaterError
-from corral.reconcile.store import ObjectKey
+from corral.reconcile.store import ObjectKey, is_worker, key_of, pool_of
 from corral.reconcile.world import Capacity, World, read_spec, with_status
 from corral.telemetry import metrics
 
@@ -44,8 +44,8 @@ STOP_GRACE = 5
 """Seconds that a worker has to end when its pool, its Agent or its Model was deleted."""
 START_LIMIT = 30.0
 """Seconds for which a worker may have a problem before its pool leaves work to others."""
-LOOK_AGAIN = 5.0
-"""Seconds after which a pod that was to be deleted is looked for."""
+LOOK_AGAIN = 1.0
+"""Seconds after which a pod that is in the way is looked for."""
 STATUS_PERIOD = 5.0
 """Seconds between two writes of a pool's status for its counters alone."""
 
@@ -75,8 +75,15 @@ class Pools:
             else:
                 await self._pass(key, obj)
         except ApiError as error:
-            if error.conflict:
-                self._world.pools.see(await self._world.kube.get(POOLS, *key))
+            if error.conflict and obj is not None:
+                await self._read_again(key)
+            if not error.not_found:
+                raise RetryLaterError(str(error), error.retry_after) from error
+
+    async def _read_again(self, key: ObjectKey) -> None:
+        try:
+            self._world.pools.see(await self._world.kube.get(POOLS, *key))
+        except ApiError as error:
             if not error.not_found:
                 raise RetryLaterError(str(error), error.retry_after) from error
 
@@ -283,13 +290,14 @@ class Pools:
             if raw is not None and pod.ready and not await self._drained(key, raw, pod):
                 continue
             await world.kube.delete(PODS, key[0], pod.name, pod.uid)
-            # The watch tells of it; of one that met a conflict and stays nobody does.
-            world.wake.pool(key, LOOK_AGAIN)
             room += pod.active
         for name, slot in plan.create[:room]:
             body = pod_manifest(template, revision, name, slot, key[1], obj["metadata"]["uid"])
             try:
                 found, made = await world.kube.make(PODS, key[0], body)
+                if not is_worker(found):
+                    await self._make_way(key, found)
+                    continue
                 world.pods.see(found)
                 if made and asked_at is not None:
                     metrics.POOL_REACTION.labels(key[0]).observe(monotonic() - asked_at)
@@ -303,6 +311,14 @@ class Pools:
                         key, obj, _status(obj), Reason.POD_FAILED, reason[:1024]
                     )
                 raise
+
+    async def _make_way(self, key: ObjectKey, pod: Json) -> None:
+        """Deletes a worker whose labels were taken off: no watch tells of it."""
+        meta = pod["metadata"]
+        if pool_of(pod) == key[1] and not meta.get("deletionTimestamp"):
+            log.warning("pod %s/%s is a worker without its labels: it is deleted", *key_of(pod))
+            await self._world.kube.delete(PODS, key[0], meta["name"], meta["uid"])
+        self._world.wake.pool(key, LOOK_AGAIN)
 
     async def _drained(self, key: ObjectKey, raw: Json, pod: PodView) -> bool:
         """Tells a worker to drain; whether it holds nothing (or its time is over)."""

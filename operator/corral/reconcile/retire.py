@@ -11,10 +11,6 @@ DELETION_PERIOD = 0.1
 """Seconds between two deletions: a thousand that are due at once load the API server evenly."""
 
 
-LOOK_AGAIN = 5.0
-"""Seconds after which a run that was deleted is looked for."""
-
-
 class Retirement:
     """When which run goes."""
 
@@ -46,7 +42,6 @@ class Retirement:
         self._next = now + DELETION_PERIOD
         meta = obj["metadata"]
         await self._world.kube.delete(WORKFLOWS, *key, meta["uid"], version=meta["resourceVersion"])
-        self._world.wake.workflow(key, LOOK_AGAIN)  # it is still there if somebody wrote before
 
     async def _tell(self, obj: Json, spec: WorkflowSpec) -> None:
         uid, by = obj["metadata"]["uid"], keeper(obj)

@@ -27,6 +27,11 @@ def log_context(**fields: str | None) -> Iterator[None]:
         _context.reset(token)
 
 
+def in_words(error: BaseException) -> str:
+    """An error by its class and what it says; the repr of aiohttp's has a request's headers."""
+    return f"{type(error).__name__}: {error}"
+
+
 def _timestamp(seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds, as status has it."""
     text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
