@@ -128,17 +128,17 @@ class Site:
             await asyncio.sleep(0.1)
         raise LoadError(f"the workers of {namespace}/{name} are not ready after 120 s")
 
-    async def attempts(self, namespace: str, pool: str) -> dict[str, list[float]]:
-        """When the attempts of each run ended, in order, by the logs of a pool's workers."""
-        ends: dict[str, list[float]] = {}
+    async def attempts(self, namespace: str, pool: str) -> dict[str, list[tuple[float, float]]]:
+        """When the attempts of each run began and ended, in order, as a pool's workers log."""
+        found: dict[str, list[tuple[float, float]]] = {}
         for pod in await self.kube.list(PODS, namespace, labels=f"corral.dev/pool={pool}"):
             name = pod["metadata"]["name"]
             for line in (await self.text(f"{PODS.path(namespace, name)}/log")).splitlines():
                 if "An attempt succeeded." in line:
                     told = json.loads(line)
-                    run = told["attempt"].split(".", 1)[0]
-                    ends.setdefault(run, []).append(parse(told["time"]))
-        return {run: sorted(of_run) for run, of_run in ends.items()}
+                    run, ended = told["attempt"].split(".", 1)[0], parse(told["time"])
+                    found.setdefault(run, []).append((ended - told["seconds"], ended))
+        return {run: sorted(of_run) for run, of_run in found.items()}
 
 
 @dataclass

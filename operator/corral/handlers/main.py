@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import uuid
+from contextlib import suppress
 
 import uvloop
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
@@ -21,6 +22,8 @@ from corral.telemetry.logs import configure_logging
 log = logging.getLogger("corral.operator")
 
 ARTIFACTS_URL = "file:///var/lib/corral/artifacts"
+STANDBY = 5.0
+"""Seconds without the lease after which a process counts as a standby, which watches too."""
 
 
 def main() -> int:
@@ -69,10 +72,10 @@ async def _operate() -> int:
         served = await serve_artifacts(
             artifacts, int(os.environ.get("CORRAL_ARTIFACTS_PORT", ARTIFACTS_PORT))
         )
-        watches.start()
         lead = asyncio.create_task(_prime_and_run(controller))
         stopped = asyncio.create_task(stop.wait())
         checked = asyncio.create_task(_check(artifacts))
+        watching = asyncio.create_task(_watch(watches, controller))
         try:
             await asyncio.wait({lead, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if lead.done():
@@ -81,9 +84,10 @@ async def _operate() -> int:
             return 0
         finally:
             watches.stop()
-            for task in (lead, stopped, checked):
+            tasks = (lead, stopped, checked, watching)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(lead, stopped, checked, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await served.cleanup()
             await artifacts.close()
             await health.cleanup()
@@ -100,6 +104,15 @@ async def _prime_and_run(controller: Controller) -> None:
         with attempt:
             await controller.prime()
     await controller.run()
+
+
+async def _watch(watches: Watches, controller: Controller) -> None:
+    """Starts the watches: they list everything first, which would slow a term's start."""
+    await controller.synced.wait()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STANDBY):
+            await controller.taken_up.wait()
+    watches.start()
 
 
 async def _check(artifacts: ArtifactStore) -> None:

@@ -114,6 +114,7 @@ class Watches:
         logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
         # A line for every event that was handed on.
         logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+        self._alive_at = monotonic()
         self._thread.start()
 
     def stop(self) -> None:
@@ -126,12 +127,12 @@ class Watches:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread or its loop has turned lately.
+        """Whether the thread, once it is started, or its loop has turned lately.
 
         Watches that end again and again, as they do while the API server is away, are alive: to
         end the process would not bring it back.
         """
-        return monotonic() - self._alive_at < 30
+        return self._thread.ident is None or monotonic() - self._alive_at < 30
 
     def _run(self) -> None:
         while not self._stop.is_set():

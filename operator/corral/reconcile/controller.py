@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 WATCHED = (MODELS, AGENTS, POOLS, PODS, TEMPLATES, APPROVALS, WORKFLOWS, CRONS)
 INVENTORY_PERIOD = 10.0
 COMPARE_PERIOD = 60.0
+MANY = 100
+"""If more objects than that are behind, all are listed anew and not read one by one."""
 PATIENCE = 30.0
 """Seconds after a term's start in which results may be fetched that are long due."""
 
@@ -113,6 +115,8 @@ class Controller:
         self.world.slots.gates.wake_model = self._queues["models"].add
         self.synced = asyncio.Event()
         """Set once every kind has been listed."""
+        self.taken_up = asyncio.Event()
+        """Set once passes are made."""
 
     def _queue(
         self, name: str, work: Callable[[ObjectKey], Awaitable[None]]
@@ -203,6 +207,7 @@ class Controller:
         ]
         try:
             await self._catch_up()
+            self.taken_up.set()
             endless = [
                 *(queue.run() for queue in self._queues.values()),
                 self._every(INVENTORY_PERIOD, self._sweep),
@@ -233,8 +238,7 @@ class Controller:
         """
         while True:
             try:
-                await self.prime()
-                await self._compare()
+                await self._compare(at_once=True)
                 break
             except ApiError as error:
                 log.warning("the API server can't be read: %s", error)
@@ -314,11 +318,11 @@ class Controller:
         newest = await self.world.kube.list_metadata(WORKFLOWS, "")
         return runs_of([*newest, *self.world.workflows])
 
-    async def _compare(self) -> None:
+    async def _compare(self, at_once: bool = False) -> None:
         """Finds what the watches did not tell of: deletions, and newer states.
 
         A watch may merely be late with a newer state: so it is read if it was there to be seen
-        at the comparison before.
+        at the comparison before, or ``at_once``.
         """
         for kind in WATCHED:
             store = self.world.store(kind)
@@ -327,6 +331,11 @@ class Controller:
             listed = {key_of(obj): obj for obj in await self.world.kube.list_metadata(kind, labels)}
             overdue = self._ahead.get(kind, [])
             self._ahead[kind] = [obj for obj in listed.values() if store.is_behind(obj)]
+            if at_once:
+                overdue = self._ahead.pop(kind)
+            if len(overdue) > MANY:
+                for obj in await self.world.kube.list(kind, labels=labels):
+                    self.saw(kind, None, obj)
             for key in before - listed.keys():
                 await self._look_again(kind, key)
             for obj in overdue:

@@ -179,6 +179,7 @@ class WorkerRequestHandler(RequestHandler):
 
         async def job(meter: UsageMeter) -> AttemptOutcome:
             with log_context(correlation_id=correlation_id, attempt=start.attempt_id):
+                began = self._clock()
                 outcome = await self._runtime.run(
                     start.attempt_id,
                     start.text,
@@ -197,7 +198,7 @@ class WorkerRequestHandler(RequestHandler):
                     decisions=request.decisions if request else (),
                 )
                 outcome = _within(outcome, start.max_output_bytes)
-                _log(outcome)
+                _log(outcome, round(self._clock() - began, 4))
             return outcome
 
         return job
@@ -214,15 +215,16 @@ class WorkerRequestHandler(RequestHandler):
         return to_task(attempt, self._gate.pod_uid, self._revision, self._clock())
 
 
-def _log(outcome: AttemptOutcome) -> None:
+def _log(outcome: AttemptOutcome, seconds: float) -> None:
+    extra: dict[str, Any] = {"seconds": seconds}
     if outcome.error is not None:
-        extra = {"error_class": outcome.error.error_class}
+        extra["error_class"] = outcome.error.error_class
         logger.info("An attempt failed: %s", outcome.error.message, extra=extra)
     elif outcome.input_required is not None:
         tools = ", ".join(call.tool for call in outcome.input_required.calls)
-        logger.info("An attempt ended: a person has to approve calls of %s.", tools)
+        logger.info("An attempt ended: a person has to approve calls of %s.", tools, extra=extra)
     else:
-        logger.info("An attempt succeeded.")
+        logger.info("An attempt succeeded.", extra=extra)
 
 
 def _within(outcome: AttemptOutcome, max_output_bytes: int) -> AttemptOutcome:

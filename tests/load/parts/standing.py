@@ -91,11 +91,10 @@ async def _restart(site: Site, namespace: str, part: Part) -> None:
         await asyncio.sleep(max(0.0, operator.started + SETTLED_AFTER - time.time()))
         served, after = await site.server(), await _versions(site, namespace)
         used = await site.operator()
-        ends = (await site.attempts(namespace, TICKER))[runs.newest[TICKER]["metadata"]["uid"]]
+        ticks = (await site.attempts(namespace, TICKER))[runs.newest[TICKER]["metadata"]["uid"]]
         needed = runs.changes[TICKER]
         lost = losses(runs, TICKS)
-    silence, again = max((later - earlier, later) for earlier, later in pairwise(ends))
-    dispatched = again - TICK / 1000
+    silence, dispatched = max((began - ended, began) for (_, ended), (began, _) in pairwise(ticks))
     changed = sorted(name for name in after if after[name] != before.get(name))
     writes = served.status_writes - server.status_writes
     part.figures += [
@@ -105,7 +104,7 @@ async def _restart(site: Site, namespace: str, part: Part) -> None:
             "s",
             most=8,
         ),
-        Figure("restart: silence at the worker", silence - TICK / 1000, "s"),
+        Figure("restart: silence at the worker", silence, "s"),
         Figure(
             "restart: writes of statuses that were not needed",
             writes - needed,
