@@ -61,20 +61,11 @@ check: $(READY) ## Lint, types, layers, generated files
 unit: $(READY) ## The tests that need no cluster
 	$(BIN)/pytest --numprocesses=2 tests/unit tests/cluster_tool tests/explore
 
-# What ends operators and API servers has a cluster of its own, and runs beside the rest.
 .PHONY: test
 test: check unit ## Everything: checks, unit tests, and the tests on real clusters
 	$(MAKE) cluster NAME=$(TEST_NAME)
 	$(MAKE) cluster NAME=$(TEST_NAME)-apart
-	@status=0; failed() { test $$1 -eq 5 || status=$$1; }; \
-	export KUBECONFIG=$(CURDIR)/.cluster/$(TEST_NAME)-apart/kubeconfig; \
-	$(BIN)/pytest -m apart tests/cluster $(PYTEST_ARGS) >.cluster/apart.log 2>&1 & \
-	apart=$$!; trap 'kill $$apart 2>/dev/null || true' EXIT; \
-	export KUBECONFIG=$(CURDIR)/.cluster/$(TEST_NAME)/kubeconfig; \
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile -m 'not alone and not apart' tests/cluster $(PYTEST_ARGS) \
-	  || failed $$?; \
-	$(BIN)/pytest -m alone tests/cluster $(PYTEST_ARGS) || failed $$?; \
-	echo "waiting for the tests on $(TEST_NAME)-apart"; wait $$apart || failed $$?; cat .cluster/apart.log; \
+	@status=0; tests/cluster/run.sh $(TEST_NAME) $(PYTEST_ARGS) || status=$$?; \
 	$(if $(KEEP),echo "kept: make cluster-down NAME=$(TEST_NAME)",$(MAKE) cluster-down NAME=$(TEST_NAME); $(MAKE) cluster-down NAME=$(TEST_NAME)-apart); \
 	exit $$status
 

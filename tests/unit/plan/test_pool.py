@@ -221,7 +221,7 @@ def test_a_pool_whose_workers_can_t_start_gets_what_no_other_can_take() -> None:
     assert divide(8, [Member("a", 0, 40, failing=True)]) == {"a": 8}
 
 
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30), st.booleans()), min_size=1),
     st.integers(0, 200),

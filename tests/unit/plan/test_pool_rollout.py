@@ -207,6 +207,4 @@ class Rollouts(RuleBasedStateMachine):
 
 
 TestRollouts = Rollouts.TestCase
-TestRollouts.settings = settings(
-    deadline=None, max_examples=100, stateful_step_count=30, derandomize=True
-)
+TestRollouts.settings = settings(deadline=None, max_examples=100, stateful_step_count=30)

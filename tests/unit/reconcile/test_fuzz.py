@@ -42,9 +42,7 @@ from tests.unit.dispatch.test_attempts import Bench, task, until
 from tests.unit.worker.bench import SHOWN
 from tests.unit.worker.test_fuzz import JSON
 
-FEW = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
-)
+FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 EXAMPLES = Path(__file__).parents[1] / "api/examples"
 KINDS: dict[str, tuple[str, type[BaseModel]]] = {
     "Model": ("model.yaml", ModelSpec),

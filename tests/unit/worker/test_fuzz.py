@@ -18,9 +18,7 @@ from hypothesis import strategies as st
 from corral.api.attempt import EXTENSION, HEADER_EPOCH, HEADER_WORKER_UID, AttemptRequest
 from tests.unit.worker.bench import REVISION, Operator, other_key, token, working
 
-FEW = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
-)
+FEW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SCALARS = (
     st.none()
