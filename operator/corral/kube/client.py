@@ -262,6 +262,12 @@ class Kube:
         return bool(found["metadata"]["uid"] != uid)
 
 
+def version_of(obj: Json) -> int:
+    """An object's resourceVersion as a number, which the API server's etcd storage makes it."""
+    version = obj["metadata"].get("resourceVersion", "0")
+    return int(version) if version.isdigit() else 0
+
+
 def _resource(path: str) -> str:
     """What a path is about: ``workflows/status``, ``pods``; without names, as a metric's label."""
     parts = path.split("/")[3 if path.startswith("/api/") else 4 :]

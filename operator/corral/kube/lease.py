@@ -16,7 +16,7 @@ import logging
 import time
 from datetime import UTC, datetime
 
-from corral.kube.client import LEASES, ApiError, Json, Kube
+from corral.kube.client import LEASES, ApiError, Json, Kube, version_of
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ class Lease:
         self._seen: tuple[object, ...] = ()
         self._seen_at = 0.0
         self._renewed_at = 0.0
+        self._version = 0
+        """The resourceVersion that the last write made."""
         self.epoch = 0
 
     @property
@@ -78,7 +80,8 @@ class Lease:
                 "spec": self._spec(epoch),
             }
             # Not Kube.create, which only a leader may call.
-            await self._kube.request("POST", LEASES.path(self._namespace), lease)
+            made = await self._kube.request("POST", LEASES.path(self._namespace), lease)
+            self._version = version_of(made)
             self._took(epoch, started)
             return True
         spec = lease.get("spec", {})
@@ -92,7 +95,8 @@ class Lease:
 
     async def _put(self, lease: Json) -> None:
         """Refused by the API server if somebody wrote since the lease was read."""
-        await self._kube.request("PUT", LEASES.path(self._namespace, self._name), lease)
+        path = LEASES.path(self._namespace, self._name)
+        self._version = version_of(await self._kube.request("PUT", path, lease))
 
     def _expired(self, spec: Json) -> bool:
         """Whether the lease has not changed for its duration, by this process's own clock."""
@@ -117,13 +121,20 @@ class Lease:
         self._renewed_at = started
 
     async def hold(self) -> None:
-        """Renews until somebody else has taken the lease, or deleted it; then returns."""
+        """Renews until somebody else has taken the lease, or deleted it; then returns.
+
+        Also where the lease is older than this process wrote it: etcd was restored from a snapshot,
+        and all that is remembered here is of another time.
+        """
         while True:
             await asyncio.sleep(RETRY_PERIOD)
             started = time.monotonic()
             try:
                 async with asyncio.timeout(RENEW_DEADLINE / 2):
                     lease = await self._kube.get(LEASES, self._namespace, self._name)
+                    if version_of(lease) < self._version:
+                        log.error("the cluster went back in time, to a snapshot: beginning anew")
+                        break
                     spec = lease.get("spec", {})
                     mine = spec.get("holderIdentity") == self._identity
                     if not mine or spec.get("leaseTransitions") != self.epoch:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pydantic import ValidationError
 
 from corral.api.workflow import WorkflowStatus
-from corral.kube.client import Json
+from corral.kube.client import Json, version_of
 from corral.plan.names import WORKER_LABELS
 
 ObjectKey = tuple[str, str]
@@ -36,11 +36,6 @@ def owned_by(obj: Json, uid: str) -> bool:
     return any(owner["uid"] == uid and owner.get("controller") for owner in owners)
 
 
-def _version(obj: Json) -> int:
-    version = obj["metadata"].get("resourceVersion", "0")
-    return int(version) if version.isdigit() else 0
-
-
 def workflow_status(obj: Json) -> WorkflowStatus:
     """A Workflow's status; what can't be read of it is made anew, the journal is kept."""
     try:
@@ -66,7 +61,7 @@ class Store:
         storage makes them. A new UID always wins: versions only grow.
         """
         known = self._objects.get(key_of(obj))
-        return known is None or _version(obj) > _version(known)
+        return known is None or version_of(obj) > version_of(known)
 
     def see(self, obj: Json) -> bool:
         """Takes an object that was read or written; False if a newer state is known already."""

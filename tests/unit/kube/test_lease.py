@@ -136,6 +136,16 @@ async def test_a_holder_whose_lease_was_taken_or_deleted_stops_holding() -> None
             assert not lease.held
 
 
+async def test_a_holder_whose_lease_is_older_than_it_was_written_stops_holding() -> None:
+    async with fake_api() as (api, kube):
+        lease = candidate(kube)
+        async with holding(lease) as task:
+            version = int(api.objects[PATH]["metadata"]["resourceVersion"])
+            api.objects[PATH]["metadata"]["resourceVersion"] = str(version - 1)
+            await asyncio.wait_for(task, 5)
+            assert not lease.held
+
+
 async def test_a_frozen_holder_may_not_write_before_it_has_renewed() -> None:
     async with fake_api() as (_, kube):
         lease = candidate(kube)
