@@ -220,7 +220,7 @@ def in_order(steps: list[dict[str, Any]]) -> bool:
     return True
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(step_lists(), st.sampled_from([True, False, None]), st.sampled_from([20, 1000]))
 def test_whatever_it_is_the_order_is_right_and_the_meaning_the_same(
     steps: list[dict[str, Any]], flow: bool | None, width: int

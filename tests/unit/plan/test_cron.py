@@ -407,7 +407,7 @@ STEPS = st.one_of(
     st.sampled_from([None, "30s", "5m"]),
     st.lists(STEPS, max_size=40),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_every_scheduled_time_is_made_once_or_missed_once(
     schedule: str, policy: str, deadline: str | None, story: list[tuple[str, float]]
 ) -> None:
