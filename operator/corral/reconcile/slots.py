@@ -369,9 +369,10 @@ class Slots:
         return sum(worker.capacity for worker in workers if worker.offered)
 
     def held_on(self, uid: str) -> int:
-        """Attempts on a worker."""
-        known = self._workers.get(uid)
-        return len(known.held) if known else 0
+        """Attempts on a worker, which in a new term may not have been told of yet."""
+        if (known := self._workers.get(uid)) is not None:
+            return len(known.held)
+        return sum(worker.uid == uid for _, worker in self._held.values())
 
     def running(self, agent: AgentKey) -> int:
         """Attempts on all workers of an agent."""

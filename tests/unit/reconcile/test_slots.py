@@ -90,6 +90,7 @@ def test_what_ran_before_a_restart_holds_its_slot_before_its_worker_is_known() -
     slots = Slots()
     slots.keep_only(key("a"), {"a.s.1.1.1": worker("w0")})
     assert slots.workers_of(key("a")) == {"a.s.1.1.1": worker("w0")}
+    assert slots.held_on("w0") == 1
     slots.offer(worker("w0"), AGENT, "r1", 2, True)
     assert slots.held_on("w0") == 1
     assert claim(slots, "b", 1, 2) == [1]
