@@ -25,8 +25,10 @@ async def latency(site: Site, part: Part) -> None:
         async with following(site, namespace) as runs:
             await runs.run([objects.chain("warm-up", 3, TEAM)])
             warm_up = runs.newest["warm-up"]["metadata"]["uid"]
+            before = await site.server()
             for number in range(sizes.latency_workflows):
                 await runs.run([objects.chain(f"chain-{number}", sizes.latency_steps, TEAM)])
+            after = await site.server()
         attempts = await site.attempts(namespace, TEAM)
     pairs = [
         pair for run, of_run in attempts.items() if run != warm_up for pair in pairwise(of_run)
@@ -42,4 +44,7 @@ async def latency(site: Site, part: Part) -> None:
             Figure(f"{name}, p50", cuts[49], "ms", most=at_most[0]),
             Figure(f"{name}, p99", cuts[98], "ms", most=at_most[1]),
         ]
+    writes = after.status_writes - before.status_writes
+    in_server = (after.status_write_seconds - before.status_write_seconds) / writes * 1000
+    part.figures.append(Figure("of which in the API server, for a status write", in_server, "ms"))
     part.details |= {"steps": len(pairs), "longestDispatchMilliseconds": round(max(dispatch), 1)}

@@ -43,10 +43,12 @@ def test_the_api_servers_writes_of_workflows_statuses_are_added_up_over_answers(
         calls(201, "POST", "corral.dev", "workflows", "", 50),
         calls(200, "PUT", "corral.dev", "agents", "status", 70),
         calls(200, "PUT", "other.dev", "workflows", "status", 80),
+        'apiserver_request_duration_seconds_sum{group="corral.dev",resource="workflows",'
+        'subresource="status",verb="PUT"} 0.03',
         "other_total 1",
     ]
     reading = server_reading("\n".join(lines))
-    assert (reading.cpu, reading.status_writes) == (7.5, 6)
+    assert (reading.cpu, reading.status_writes, reading.status_write_seconds) == (7.5, 6, 0.03)
 
 
 @pytest.mark.parametrize(
