@@ -29,6 +29,11 @@ def price(spec: ModelSpec | None, usage: ModelUsage) -> Decimal | None:
     return _listed(usage)
 
 
+def source_of(spec: ModelSpec | None) -> str:
+    """Where ``price`` has it from: ``Model``, or the list that is shipped."""
+    return "Model" if spec is not None and spec.price is not None else "genai-prices"
+
+
 def _listed(usage: ModelUsage) -> Decimal | None:
     # The list is large: a process that never needs it does not load it.
     from genai_prices import Usage, calc_price

@@ -7,7 +7,7 @@ every pass (``follow``, ``cancel``), so that nothing depends on what an earlier 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 from corral.api.attempt import AttemptReport, ModelUsage
 from corral.api.errors import ErrorClass
 from corral.dispatch.client import RefusedError, Task, WorkerClient, WorkerUnreachableError
+from corral.plan.charges import Charge, total
 from corral.plan.observed import ModelCalls, Payload, Result
 from corral.plan.state import Consumption, Worker
 from corral.telemetry.logs import log_context
@@ -30,7 +31,7 @@ LONGEST_HOLD = 3600.0
 MAX_GONE = 4096
 """Pods that are remembered as gone."""
 
-Book = Callable[[AttemptReport], Consumption]
+Book = Callable[[AttemptReport], Sequence[Charge]]
 """Prices what an attempt used."""
 Deliver = Callable[[Result], None]
 Gone = Callable[[Worker], Awaitable[bool]]
@@ -295,21 +296,23 @@ def _result(attempt_id: str, task: Task, worker: Worker, book: Book) -> Result:
     report = task.report
     if (report.attempt_id, report.pod_uid) != (attempt_id, worker.uid):
         raise ValueError(f"the report is of {report.attempt_id} on {report.pod_uid}")
-    used, calls = book(report), tuple(_calls(usage) for usage in report.usage)
-    if task.succeeded:
-        return Result(attempt_id, worker.uid, used, task.output(), calls=calls)
-    if task.input_required:
-        asked = report.input_required
-        return Result(attempt_id, worker.uid, used, input_required=asked, calls=calls)
-    error = report.error
-    return Result(
+    charges = tuple(book(report))
+    ended = Result(
         attempt_id,
         worker.uid,
-        used,
-        None,
-        error.error_class if error else ErrorClass.INTERNAL,
-        error.message if error else f"the worker says {task.state}",
-        calls=calls,
+        total(charges),
+        calls=tuple(_calls(usage) for usage in report.usage),
+        charges=charges,
+    )
+    if task.succeeded:
+        return replace(ended, output=task.output())
+    if task.input_required:
+        return replace(ended, input_required=report.input_required)
+    error = report.error
+    return replace(
+        ended,
+        error=error.error_class if error else ErrorClass.INTERNAL,
+        message=error.message if error else f"the worker says {task.state}",
     )
 
 

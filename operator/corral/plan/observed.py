@@ -10,6 +10,7 @@ from typing import Any
 from corral.api.attempt import InputRequired, ToolDecision, ToolInvocation
 from corral.api.errors import ErrorClass, Reason
 from corral.api.workflow import WorkflowBudget, WorkflowPhase, WorkflowSpec
+from corral.plan.charges import Charge
 from corral.plan.facts import Facts
 from corral.plan.frames import Frames
 from corral.plan.limits import Load
@@ -139,6 +140,8 @@ class Result:
     """Whether the item fails with it, whatever may be retried."""
     calls: tuple[ModelCalls, ...] | None = None
     """By Model, in the order in which they were asked; None where nobody knows."""
+    charges: tuple[Charge, ...] = ()
+    """What ``used`` is the sum of."""
 
 
 @dataclass(frozen=True)

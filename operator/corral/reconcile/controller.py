@@ -32,7 +32,7 @@ from corral.kube.identities import Identities
 from corral.kube.lease import Lease
 from corral.kube.tokens import Tokens
 from corral.plan.names import OPERATOR, WORKER_SELECTOR
-from corral.plan.state import Consumption, Worker
+from corral.plan.state import Worker
 from corral.reconcile.agents import Agents
 from corral.reconcile.crons import Crons
 from corral.reconcile.following import worker_of
@@ -299,7 +299,7 @@ class Controller:
             return
         for attempt_id in strays:
             # Its result was recorded, or nobody will ever want it.
-            self.world.attempts.cancel(attempt_id, worker, lambda _: Consumption(), None)
+            self.world.attempts.cancel(attempt_id, worker, lambda _: (), None)
 
     async def prime(self) -> None:
         """Lists every kind once: passes begin only when all that exists is known.

@@ -10,7 +10,7 @@ from corral.api.agent import AgentBudget, AgentSpec
 from corral.api.attempt import AttemptReport
 from corral.api.errors import Reason
 from corral.api.model import ModelSpec
-from corral.cost.prices import price
+from corral.cost.prices import price, source_of
 from corral.dispatch.attempts import Attempts
 from corral.dispatch.client import WorkerClient
 from corral.kube.client import Json, Kind, Kube
@@ -23,9 +23,10 @@ from corral.plan.agent import (
     tool_runner,
 )
 from corral.plan.agent_budgets import Budgets
+from corral.plan.charges import Charge
 from corral.plan.names import TOOL_RUNNER
 from corral.plan.observed import AgentView, ModelView, Rates
-from corral.plan.state import Consumption, priced
+from corral.plan.state import priced
 from corral.plan.validate import Problem
 from corral.plan.views import fallback_of, models_of, rates_of, view_of
 from corral.reconcile.contacts import Contacts
@@ -259,17 +260,19 @@ class World:
             return Reason.SCALING, f"pool {min(pools)} has replicas: 0"
         return Reason.READY, ""
 
-    def book(self, namespace: str) -> Callable[[AttemptReport], Consumption]:
+    def book(self, namespace: str) -> Callable[[AttemptReport], list[Charge]]:
         """Prices what an attempt in that namespace used."""
 
-        def consumption(report: AttemptReport) -> Consumption:
+        def charges(report: AttemptReport) -> list[Charge]:
             models = self.models_of(namespace)
-            total = Consumption()
+            found = []
             for usage in report.usage:
-                total.add(priced(usage, price(models.get(usage.model_ref), usage)))
-            return total
+                spec = models.get(usage.model_ref)
+                used = priced(usage, price(spec, usage))
+                found.append(Charge(usage, used, None if used.cost is None else source_of(spec)))
+            return found
 
-        return consumption
+        return charges
 
 
 def with_status(obj: Json, status: BaseModel) -> Json:

@@ -17,6 +17,7 @@ from corral.api.errors import ErrorClass
 from corral.dispatch import attempts as module
 from corral.dispatch.attempts import Attempts
 from corral.dispatch.client import WorkerClient, WorkerUnreachableError
+from corral.plan.charges import Charge
 from corral.plan.observed import Payload, Result
 from corral.plan.state import Consumption, Worker
 from tests.unit.kube.fake_api import served
@@ -54,9 +55,10 @@ class Bench:
     def _depose(self) -> None:
         self.deposed = True
 
-    def book(self, report: AttemptReport) -> Consumption:
-        requests = sum(int(usage.requests) for usage in report.usage)
-        return Consumption(requests=requests, cost=Decimal(requests))
+    def book(self, report: AttemptReport) -> list[Charge]:
+        requests = [int(usage.requests) for usage in report.usage]
+        used = [Consumption(requests=number, cost=Decimal(number)) for number in requests]
+        return [Charge(*one) for one in zip(report.usage, used, strict=True)]
 
     def follow(self, attempt_id: str = A, revision: str = REVISION, text: str = "go") -> None:
         payload = Payload(attempt_id, self.worker, revision, 30, text, None, None)

@@ -1,0 +1,1 @@
+"""What every attempt cost, kept in a database that outlives the objects."""
