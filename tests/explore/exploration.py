@@ -10,6 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.explore import oracle
 from tests.explore.api_server import ApiServer
+from tests.explore.books import Books
 from tests.explore.clock import DeadlockError, VirtualLoop, virtual_clocks
 from tests.explore.gate import Gate
 from tests.explore.operators import Operator
@@ -70,6 +71,7 @@ class _Exploration:
         self._journal = Journal(scenario.failures)
         self._kubelet = Kubelet(self._server, self._journal)
         self._gate = Gate(plan, self._kubelet.kill)
+        self._books: Books = {}
         self._operator = self._new("operator-1")
 
     def _new(self, identity: str) -> Operator:
@@ -80,6 +82,7 @@ class _Exploration:
             self._gate,
             "memory://artifacts",
             self._plan.watching,
+            self._books,
         )
 
     async def run(self) -> None:
@@ -92,7 +95,11 @@ class _Exploration:
         try:
             await self._until_quiet(person)
             self._outcome.end = oracle.end_of(
-                self._server, self._kubelet, self._journal, self._operator.controller
+                self._server,
+                self._kubelet,
+                self._journal,
+                self._operator.controller,
+                self._books.values(),
             )
         finally:
             alive.cancel()

@@ -18,9 +18,11 @@ from corral.artifacts.store import ArtifactStore
 from corral.handlers.main import _prime_and_run
 from corral.kube import events
 from corral.kube.client import LEASES, ApiError, Json, Kind, Kube
+from corral.ledger.writer import Ledger
 from corral.plan.names import WORKER_SELECTOR
 from corral.reconcile.controller import WATCHED, Controller
 from tests.explore.api_server import ApiServer, selected
+from tests.explore.books import Books, Rows
 from tests.explore.clock import OWNER
 from tests.explore.gate import Gate
 from tests.explore.plans import Call, Watching
@@ -99,6 +101,7 @@ class Operator:
         gate: Gate,
         artifacts: str,
         watching: tuple[Watching, int] | None,
+        books: Books,
     ) -> None:
         self.dead = False
         self.ended = asyncio.Event()
@@ -109,6 +112,7 @@ class Operator:
         self._artifacts = artifacts
         self._identity = identity
         self._watching = watching
+        self._books = books
         self._draw = random.Random(watching[1] if watching else 0)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._context = copy_context()
@@ -130,7 +134,10 @@ class Operator:
         network = _Network(self, self._kubelet, self._gate)
         connecting = partial(httpx.AsyncClient, transport=network)
         with patch("corral.dispatch.client.HttpxAiohttpClient", connecting):
-            self.controller = Controller(kube, store, NAMESPACE, self._identity, IMAGE)
+            ledger = Ledger(Rows(self, self._gate, self._books))
+            self.controller = Controller(
+                kube, store, NAMESPACE, self._identity, IMAGE, ledger=ledger
+            )
         self._watch()
         await _prime_and_run(self.controller)
 

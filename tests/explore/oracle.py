@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from corral.api.workflow import WorkflowStatus
 from corral.kube.client import Json
+from corral.ledger.rows import Entry
 from corral.plan.names import LABEL_POOL, LABEL_REVISION
 from corral.plan.state import from_journal
 from corral.reconcile.controller import Controller
@@ -45,13 +46,23 @@ class End:
     executions: list[Execution] = field(default_factory=list)
     killed: set[str] = field(default_factory=set)
     """Workers that were killed."""
+    entries: list[Entry] = field(default_factory=list)
+    """What the ledger has."""
     left: list[str] = field(default_factory=list)
     """What should not be there any more."""
 
 
-def end_of(server: ApiServer, kubelet: Kubelet, journal: Journal, controller: Controller) -> End:
+def end_of(
+    server: ApiServer,
+    kubelet: Kubelet,
+    journal: Journal,
+    controller: Controller,
+    entries: Iterable[Entry],
+) -> End:
     """Looks at everything."""
-    end = End(executions=list(journal.executions), killed=set(kubelet.killed))
+    end = End(
+        executions=list(journal.executions), killed=set(kubelet.killed), entries=list(entries)
+    )
     pods: Counter[str] = Counter()
     for key, obj in server.objects.items():
         if key[0] == "pods":
@@ -105,6 +116,7 @@ def _left(kubelet: Kubelet, controller: Controller) -> Iterator[str]:
         ("attempts are followed", world.attempts._following),
         ("attempts are being cancelled", world.attempts._cancelling),
         ("acknowledgements wait", world.attempts._acks),
+        ("the ledger's rows wait", world.ledger._held),
     ):
         if found:
             yield f"left over: {what}: {sorted(map(str, found))}"
@@ -116,6 +128,7 @@ def differences(end: End, expected: End, plan: Plan) -> Iterator[str]:
     yield from _different_objects(end, expected, plan)
     yield from _wrong_effects(end, expected, plan)
     yield from _wrong_books(end)
+    yield from _wrong_ledger(end, plan)
 
 
 def _different_objects(end: End, expected: End, plan: Plan) -> Iterator[str]:
@@ -182,6 +195,34 @@ def _wrong_books(end: End) -> Iterator[str]:
             yield (
                 f"books: run {run_id} says {requests} requests for {cost} USD; {len(own)} were "
                 f"made for {_cost(own)}, {len(sure)} of them on workers that lived"
+            )
+
+
+def _wrong_ledger(end: End, plan: Plan) -> Iterator[str]:
+    """Rows that are missing or too many, by what models were asked and by what statuses say."""
+    made = Counter(one.attempt_id for one in end.executions)
+    sure = Counter(one.attempt_id for one in end.executions if one.worker not in end.killed)
+    booked: Counter[str] = Counter()
+    for entry in end.entries:
+        booked[entry.attempt_id] += entry.requests
+    for attempt in sorted(made.keys() | booked.keys()):
+        if not sure[attempt] <= booked[attempt] <= made[attempt]:
+            yield (
+                f"ledger: {attempt} has {booked[attempt]} requests; {made[attempt]} were made, "
+                f"{sure[attempt]} of them on workers that lived"
+            )
+    if plan.kills_operator and plan.kills_worker:
+        return  # what only those two knew is in no ledger
+    for run_id, usage in end.usage.items():
+        family = {run_id, *(child for child, parent in end.parents.items() if parent == run_id)}
+        own = [entry for entry in end.entries if entry.run_id in family]
+        cost = sum((entry.cost_usd or Decimal(0) for entry in own), Decimal(0))
+        requests = sum(entry.requests for entry in own)
+        said = Decimal(usage.get("costUSD", "0")), usage.get("requests", 0)
+        if (cost, requests) != said:
+            yield (
+                f"ledger: run {run_id} says {said[1]} requests for {said[0]} USD; the ledger has "
+                f"{requests} for {cost}"
             )
 
 

@@ -184,6 +184,8 @@ class Ack(Resource):
     """The body of POST on ACK_PATH: results that are committed and need not be kept."""
 
     attempt_ids: list[str]
+    booked: bool = True
+    """False while the ledger is away: outputs need not be kept, what was used still must be."""
 
 
 class OperatorIdentity(Resource):

@@ -58,7 +58,8 @@ class Attempts:
         self._stale_epoch = stale_epoch
         self._following: dict[str, _Followed] = {}
         self._cancelling: dict[str, asyncio.Task[None]] = {}
-        self._acks: dict[str, tuple[Worker, set[str]]] = {}
+        self._acks: dict[str, tuple[Worker, dict[str, bool]]] = {}
+        """By worker: attempts, and whether they are booked too."""
         self._ack_tasks: dict[str, asyncio.Task[None]] = {}
         self._lost: dict[str, asyncio.Event] = {}
 
@@ -72,7 +73,7 @@ class Attempts:
 
     def unacked(self, worker_uid: str) -> int:
         """Results of that worker that are committed and not yet acknowledged."""
-        return len(self._acks.get(worker_uid, (None, ()))[1])
+        return len(self._acks.get(worker_uid, (None, {}))[1])
 
     def following(self, attempt_id: str) -> bool:
         return attempt_id in self._following
@@ -199,8 +200,8 @@ class Attempts:
     def _lost_event(self, uid: str) -> asyncio.Event:
         return self._lost.setdefault(uid, asyncio.Event())
 
-    def cancel(self, attempt_id: str, worker: Worker, book: Book, deliver: Deliver | None) -> None:
-        """Cancels; ``deliver`` gets what was used. Without it the result is acknowledged unread."""
+    def cancel(self, attempt_id: str, worker: Worker, book: Book, deliver: Deliver) -> None:
+        """Cancels; ``deliver`` gets what was used."""
         followed = self._following.pop(attempt_id, None)
         if followed is not None:
             followed.task.cancel()
@@ -211,9 +212,7 @@ class Attempts:
         self._cancelling[attempt_id] = task
         task.add_done_callback(lambda _: self._cancelling.pop(attempt_id, None))
 
-    async def _cancel(
-        self, attempt_id: str, worker: Worker, book: Book, deliver: Deliver | None
-    ) -> None:
+    async def _cancel(self, attempt_id: str, worker: Worker, book: Book, deliver: Deliver) -> None:
         async def once() -> Task | None:
             task = await self._client.cancel(worker, attempt_id)
             if task is not None and not task.final:
@@ -225,10 +224,6 @@ class Attempts:
         except (RefusedError, WorkerGoneError) as error:
             log.info("attempt %s is not there to be cancelled: %s", attempt_id, error)
             task = None
-        if deliver is None:
-            if task is not None:
-                self.ack(attempt_id, worker)
-            return
         result = _lost(attempt_id, worker, ErrorClass.WORKER_LOST, "cancelled")
         if task is not None:
             try:
@@ -237,11 +232,14 @@ class Attempts:
                 log.exception("what %s used can't be understood", attempt_id)
         deliver(result)
 
-    def ack(self, attempt_id: str, worker: Worker) -> None:
-        """Tells the worker, a little later and together with others, that a result is recorded."""
+    def ack(self, attempt_id: str, worker: Worker, *, booked: bool = True) -> None:
+        """Tells the worker, a little later and together with others, that a result is recorded.
+
+        Where it is not ``booked`` the worker keeps what was used, and drops the rest.
+        """
         if self._lost_event(worker.uid).is_set():
             return
-        self._acks.setdefault(worker.uid, (worker, set()))[1].add(attempt_id)
+        self._acks.setdefault(worker.uid, (worker, {}))[1][attempt_id] = booked
         if worker.uid not in self._ack_tasks:
             task = asyncio.create_task(self._flush_acks(worker), name=f"ack {worker.pod}")
             self._ack_tasks[worker.uid] = task
@@ -256,16 +254,19 @@ class Attempts:
 
     async def _send_acks(self, worker: Worker) -> None:
         while (waiting := self._acks.get(worker.uid)) and waiting[1]:
-            batch = sorted(waiting[1])
+            booked = any(waiting[1].values())
+            batch = sorted(one for one, is_booked in waiting[1].items() if is_booked is booked)
 
-            async def once(batch: list[str] = batch) -> None:
-                await self._client.ack(worker, batch)
+            async def once(batch: list[str] = batch, booked: bool = booked) -> None:
+                await self._client.ack(worker, batch, booked=booked)
 
             try:
                 await self._persist(worker, once)
             except (RefusedError, WorkerGoneError) as error:
                 log.info("results of %s were not acknowledged: %s", worker.pod, error)
-            waiting[1].difference_update(batch)
+            for attempt_id in batch:
+                if waiting[1].get(attempt_id) is booked:  # else it was booked meanwhile
+                    del waiting[1][attempt_id]
         self._acks.pop(worker.uid, None)
 
     async def close(self) -> None:

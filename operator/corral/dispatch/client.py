@@ -182,9 +182,10 @@ class WorkerClient:
         metadata = body.get("metadata")
         return Task(body) if isinstance(metadata, dict) and EXTENSION in metadata else None
 
-    async def ack(self, worker: Worker, attempt_ids: Sequence[str]) -> None:
-        """Tells that results are committed and need not be kept."""
-        await self._call(worker, "POST", ACK_PATH, Ack(attempt_ids=list(attempt_ids)).to_json())
+    async def ack(self, worker: Worker, attempt_ids: Sequence[str], *, booked: bool = True) -> None:
+        """Tells that results are committed and need not be kept, but for what is to be booked."""
+        ack = Ack(attempt_ids=list(attempt_ids), booked=booked)
+        await self._call(worker, "POST", ACK_PATH, ack.to_json())
 
     async def inventory(self, worker: Worker) -> Inventory:
         """What the worker holds."""

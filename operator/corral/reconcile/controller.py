@@ -31,6 +31,7 @@ from corral.kube.client import (
 from corral.kube.identities import Identities
 from corral.kube.lease import Lease
 from corral.kube.tokens import Tokens
+from corral.ledger.writer import Ledger
 from corral.plan.names import OPERATOR, WORKER_SELECTOR
 from corral.plan.state import Worker
 from corral.reconcile.agents import Agents
@@ -67,6 +68,7 @@ class Controller:
         identity: str,
         image: str,
         image_revision: str = "",
+        ledger: Ledger | None = None,
     ) -> None:
         self._artifacts = artifacts
         self.lease = Lease(kube, namespace, OPERATOR, identity)
@@ -86,6 +88,7 @@ class Controller:
             library=Library(artifacts, kube),
             image=image,
             image_revision=image_revision,
+            ledger=ledger or Ledger(None),
         )
         self.world.pods.on_replaced = lambda pod: self._worker_gone(pod["metadata"]["uid"])
         self._workflows = Workflows(self.world)
@@ -213,6 +216,8 @@ class Controller:
                 self._every(INVENTORY_PERIOD, self._sweep),
                 self._every(COMPARE_PERIOD, self._compare),
                 sweep_forever(self._artifacts, self._living),
+                self.world.ledger.run(),
+                self.world.ledger.prune_for_ever(),
             ]
             tasks += [asyncio.create_task(work) for work in endless]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -225,6 +230,7 @@ class Controller:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self.world.ledger.flush()
             await self.world.attempts.close()
             if not self._deposed.is_set():
                 await self.lease.release()
@@ -291,15 +297,18 @@ class Controller:
             for entry in inventory.attempts
             if not self.world.slots.holds(entry.attempt_id)
             and not self.world.attempts.knows(entry.attempt_id)
+            and not self.world.ledger.holds(entry.attempt_id)
         ]
+        pod = self.world.pods.by_uid(worker.uid)
+        if not unknown or pod is None or self.world.ledger.full:
+            return
         try:
-            strays = await self._workflows.strays(unknown) if unknown else set()
+            strays = await self._workflows.strays(unknown)
         except ApiError as error:
             log.warning("attempts on %s can't be judged: %s", worker.pod, error)
             return
-        for attempt_id in strays:
-            # Its result was recorded, or nobody will ever want it.
-            self.world.attempts.cancel(attempt_id, worker, lambda _: (), None)
+        for attempt_id, run in strays.items():
+            self._workflows.following.settle_stray(run, attempt_id, pod)
 
     async def prime(self) -> None:
         """Lists every kind once: passes begin only when all that exists is known.

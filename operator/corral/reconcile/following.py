@@ -3,15 +3,17 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from corral.api.attempt import WORKER_PORT
 from corral.artifacts.errors import ArtifactStoreError
 from corral.dispatch.attempts import Deliver
 from corral.kube.client import Json
+from corral.ledger.rows import Origin, entries_of
 from corral.plan.attempts import Place, payload_at, running_attempts
 from corral.plan.expressions import ExpressionError
 from corral.plan.facts import NotYetKnownError
-from corral.plan.names import ANNOTATION_CORRELATION_ID
+from corral.plan.names import ANNOTATION_CORRELATION_ID, LABEL_AGENT
 from corral.plan.observed import Pass, Payload, Result
 from corral.plan.state import Consumption, Run, Worker
 from corral.reconcile.queue import RetryLaterError
@@ -58,8 +60,8 @@ class Following:
             if agent is not None:
                 self.on_usage((key[0], agent), result.used)
             pod = self._world.pods.by_uid(result.worker_uid)
-            if pod is not None:
-                self._world.attempts.ack(result.attempt_id, worker_of(pod))
+            worker = worker_of(pod) if pod is not None else None
+            self._book(result, self._origin(key, result), agent, worker)
             used = result.used
             metrics.observe_attempt(
                 key[0],
@@ -118,17 +120,59 @@ class Following:
         """The Workflow is gone: what it runs is cancelled, and billed all the same."""
         world = self._world
         for attempt_id, worker in world.slots.workers_of(key).items():
-            deliver = self._afterlife(key[0], world.slots.agent_on(worker.uid), worker)
+            deliver = self._afterlife(key, world.slots.agent_on(worker.uid), worker)
             world.attempts.cancel(attempt_id, worker, world.book(key[0]), deliver)
 
-    def _afterlife(self, namespace: str, agent: ObjectKey | None, worker: Worker) -> Deliver:
+    def _afterlife(self, key: WorkflowKey, agent: ObjectKey | None, worker: Worker) -> Deliver:
+        namespace, name = key
+
         def deliver(result: Result) -> None:
             self._world.slots.gates.ended(namespace, result)
             if agent is not None:
                 self.on_usage(agent, result.used)
-            self._world.attempts.ack(result.attempt_id, worker)
+            origin = self._origin((namespace, name), result)
+            self._book(result, origin, agent and agent[1], worker)
 
         return deliver
+
+    def settle_stray(self, key: WorkflowKey | None, attempt_id: str, pod: Json) -> None:
+        """Ends what no status knows: its result was recorded, or nobody will ever want it.
+
+        What it used is booked: who recorded the result may not have come to that.
+        """
+        worker, namespace = worker_of(pod), pod["metadata"]["namespace"]
+
+        def deliver(result: Result) -> None:
+            origin = Origin(namespace, attempt_id.split(".", 1)[0])
+            if key is not None:
+                origin = self._origin(key, result)
+            self._book(result, origin, pod["metadata"]["labels"].get(LABEL_AGENT), worker)
+
+        self._world.attempts.cancel(attempt_id, worker, self._world.book(namespace), deliver)
+
+    def _origin(self, key: WorkflowKey, result: Result) -> Origin:
+        run_id = result.attempt_id.split(".", 1)[0]
+        obj = self._world.workflows.get(key)
+        if obj is not None and obj["metadata"]["uid"] == run_id:
+            return Origin.of(obj)
+        return Origin(key[0], run_id, key[1])
+
+    def _book(
+        self, result: Result, origin: Origin, agent: str | None, worker: Worker | None
+    ) -> None:
+        """Has the ledger's rows written; the worker keeps what was used until they are."""
+        now, attempts = self._world.kube.now(), self._world.attempts
+
+        def ack(booked: bool) -> None:
+            if worker is not None:
+                attempts.ack(result.attempt_id, worker, booked=booked)
+
+        self._world.ledger.book(
+            result.attempt_id,
+            list(entries_of(result, origin, agent, now)),
+            partial(ack, booked=True),
+            partial(ack, booked=False),
+        )
 
 
 def correlation_id(obj: Json) -> str:

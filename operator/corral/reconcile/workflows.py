@@ -88,8 +88,8 @@ class Workflows:
             self._world.wake.workflow(key, urgent=True)
             await asyncio.sleep(0)
 
-    async def strays(self, attempts: Iterable[str]) -> set[str]:
-        """Those attempts of which the newest status says nothing: recorded, or of no run at all.
+    async def strays(self, attempts: Iterable[str]) -> dict[str, WorkflowKey | None]:
+        """Those attempts of which the newest status says nothing, and the runs that there are.
 
         Raises:
             ApiError: a status can't be read.
@@ -98,10 +98,10 @@ class Workflows:
         for attempt_id in attempts:
             by_run.setdefault(attempt_id.split(".", 1)[0], set()).add(attempt_id)
         keys = {obj["metadata"]["uid"]: key_of(obj) for obj in self._world.workflows}
-        found: set[str] = set()
+        found: dict[str, WorkflowKey | None] = {}
         for run_id, of_run in by_run.items():
             wanted = await self._wanted(keys[run_id], run_id) if run_id in keys else {}
-            found |= of_run - wanted.keys()
+            found |= dict.fromkeys(of_run - wanted.keys(), keys.get(run_id))
             if wanted.keys() & of_run:
                 self._world.wake.workflow(keys[run_id])
         return found

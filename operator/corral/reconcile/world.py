@@ -15,6 +15,7 @@ from corral.dispatch.attempts import Attempts
 from corral.dispatch.client import WorkerClient
 from corral.kube.client import Json, Kind, Kube
 from corral.kube.tokens import Tokens
+from corral.ledger.writer import Ledger
 from corral.plan.agent import (
     Readiness,
     agent_problems,
@@ -94,6 +95,7 @@ class World:
     image: str
     """The image of worker pods."""
     image_revision: str = ""
+    ledger: Ledger = field(default_factory=lambda: Ledger(None))
     budgets: Budgets = field(default_factory=Budgets)
     flights: Flights = field(default_factory=Flights)
     slots: Slots = field(default_factory=Slots)

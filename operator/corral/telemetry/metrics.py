@@ -37,6 +37,12 @@ PASS_ERRORS = Gauge(
 )
 LEADER = Gauge("corral_leader", "1 while this process leads.")
 EPOCH = Gauge("corral_lease_epoch", "The leader's epoch (the Lease's leaseTransitions).")
+LEDGER_ROWS = Counter("corral_ledger_rows_total", "Rows that were written to the ledger.")
+LEDGER_REFUSED = Counter(
+    "corral_ledger_refused_rows_total", "Rows that the ledger's database will never take."
+)
+LEDGER_HELD = Gauge("corral_ledger_held_attempts", "Attempts whose rows wait to be written.")
+LEDGER_UP = Gauge("corral_ledger_up", "1 while rows can be written to the ledger, by the leader.")
 POOL_REPLICAS = Gauge(
     "corral_pool_replicas",
     "Workers of a pool: desired, ready, busy.",

@@ -180,7 +180,7 @@ class Worker:
         refused = self._refused(request)
         if refused:
             return refused
-        self.table.ack(ack.attempt_ids)
+        self.table.ack(ack.attempt_ids, booked=ack.booked)
         return Response(status_code=204)
 
     async def _inventory(self, request: Request) -> Response:

@@ -31,6 +31,8 @@ from corral.worker.schema import compact_json
 MAX_UNACKED_BYTES = 64 * 2**20
 _ENTRY_BYTES = 2048
 """What a finished attempt takes beside its output, roughly."""
+_RECEIPT_BYTES = 1024
+"""What is left of one whose output is not wanted any more."""
 MAX_TOMBSTONES = 100_000
 TOMBSTONE_SECONDS = 24 * 3600.0
 
@@ -125,14 +127,24 @@ class AttemptTable:
             self._stop(attempt)
         return attempt
 
-    def ack(self, attempt_ids: Iterable[str]) -> None:
-        """Drops results that are recorded elsewhere. Those that run or are unknown are skipped."""
+    def ack(self, attempt_ids: Iterable[str], *, booked: bool = True) -> None:
+        """Drops results that are recorded elsewhere. Those that run or are unknown are skipped.
+
+        What was used is kept until it is booked too.
+        """
         for attempt_id in attempt_ids:
             attempt = self._attempts.get(attempt_id)
-            if attempt is not None and attempt.finished:
+            if attempt is None or attempt.outcome is None:
+                continue
+            self.unacked_bytes -= attempt.size
+            if booked:
                 del self._attempts[attempt_id]
-                self.unacked_bytes -= attempt.size
                 self._bury(attempt_id)
+            else:
+                outcome = attempt.outcome
+                attempt.outcome = AttemptOutcome("", usage=outcome.usage, error=outcome.error)
+                attempt.size = _RECEIPT_BYTES
+                self.unacked_bytes += attempt.size
 
     def drain(self) -> None:
         """Refuses starts from now on; what it holds goes on."""

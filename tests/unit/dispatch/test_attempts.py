@@ -231,13 +231,21 @@ async def test_a_cancelled_attempt_tells_what_it_used_once_and_no_late_result_fo
         assert operator.worker.table.unacked == 1  # until that is recorded
 
 
-async def test_a_cancellation_without_a_reader_is_acknowledged_at_once() -> None:
-    async with bench(simulation={"latency": "20s"}) as (made, operator):
+async def test_a_result_that_is_not_booked_keeps_what_was_used_and_nothing_else() -> None:
+    async with bench(simulation={"reply": "x" * 5000}) as (made, operator):
         made.follow()
-        await until(lambda: operator.worker.table.running == 1)
-        made.attempts.cancel(A, made.worker, made.book, None)
-        await until(lambda: operator.worker.table.attempts() == [])
-        assert made.results == []
+        assert (await made.result()).output == "x" * 5000
+        table = operator.worker.table
+        made.attempts.ack(A, made.worker, booked=False)
+        await until(lambda: table.unacked_bytes < 2000)
+        assert table.unacked == 1
+        made.attempts.cancel(A, made.worker, made.book, made.results.append)
+        told = await made.result(2)
+        assert (told.output, told.used) == ("", made.results[0].used)
+        made.attempts.ack(A, made.worker, booked=False)
+        made.attempts.ack(A, made.worker)
+        await until(lambda: table.unacked == 0)
+        assert table.unacked_bytes == 0
 
 
 async def test_an_ack_that_comes_as_the_last_batch_ends_is_sent_too(
