@@ -116,6 +116,7 @@ def beside(
         "KUBECONFIG": str(account),
         # Not the cluster's volume: what root writes there, the operator's user could not change.
         "CORRAL_ARTIFACTS_URL": f"file://{home.path}/artifacts",
+        "CORRAL_LEDGER_URL": f"sqlite:///{home.path}/ledger.db",
         "CORRAL_WORKER_IMAGE": _DEV_IMAGE,
         "CORRAL_WORKER_IMAGE_REVISION": home.read().get("images", {}).get(_DEV_IMAGE, ""),
     }

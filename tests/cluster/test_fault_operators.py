@@ -88,7 +88,7 @@ def test_a_leader_that_is_cut_off_and_whose_write_arrives_late_changes_nothing(
 
 def _ports(more: int) -> dict[str, str]:
     """Ports for an operator beside another."""
-    names = {"HEALTH": 8081, "METRICS": 9090, "ARTIFACTS": 8082}
+    names = {"HEALTH": 8081, "METRICS": 9090, "ARTIFACTS": 8082, "LEDGER": 8083}
     return {f"CORRAL_{name}_PORT": str(port + more) for name, port in names.items()}
 
 

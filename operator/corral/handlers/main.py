@@ -6,24 +6,35 @@ import os
 import signal
 import uuid
 from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
+from corral.api.types import seconds
 from corral.artifacts.errors import ArtifactStoreError
 from corral.artifacts.store import ArtifactStore
 from corral.handlers.artifacts import ARTIFACTS_PORT, serve_artifacts
 from corral.handlers.health import HEALTH_PORT, METRICS_PORT, serve_health
+from corral.handlers.ledger import LEDGER_PORT, serve_ledger
 from corral.handlers.watches import Watches
 from corral.kube.client import ApiError, connect
+from corral.ledger.writer import Ledger
 from corral.reconcile.controller import Controller
 from corral.telemetry.logs import configure_logging
+
+if TYPE_CHECKING:
+    from corral.ledger.store import Store
 
 log = logging.getLogger("corral.operator")
 
 ARTIFACTS_URL = "file:///var/lib/corral/artifacts"
 STANDBY = 5.0
 """Seconds without the lease after which a process counts as a standby, which watches too."""
+LEDGER_URL = "sqlite:////var/lib/corral/ledger.db"
+LEDGER_RETENTION = "9600h"
+"""400 days: a year can be compared with the one before it."""
 
 
 def main() -> int:
@@ -33,7 +44,9 @@ def main() -> int:
     identity), ``CORRAL_WORKER_IMAGE``, ``CORRAL_WORKER_IMAGE_REVISION`` (what tells
     two images of one name apart), ``CORRAL_LOG_LEVEL``, ``CORRAL_HEALTH_PORT``,
     ``CORRAL_METRICS_PORT``, ``CORRAL_ARTIFACTS_URL`` (where large outputs are; S3's endpoint and
-    credentials are in the AWS variables), ``CORRAL_ARTIFACTS_PORT``.
+    credentials are in the AWS variables), ``CORRAL_ARTIFACTS_PORT``, ``CORRAL_LEDGER_URL`` (a
+    database; empty: no ledger), ``CORRAL_LEDGER_RETENTION`` (for how long rows are kept; empty: for
+    ever), ``CORRAL_LEDGER_PORT``.
     """
     configure_logging(os.environ.get("CORRAL_LOG_LEVEL", "info"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -49,6 +62,12 @@ async def _operate() -> int:
     except ArtifactStoreError as error:
         log.error("CORRAL_ARTIFACTS_URL: %s", error)
         return 1
+    try:
+        rows = _rows()
+        ledger = Ledger(rows, _retention())
+    except ValueError as error:
+        log.error("%s", error)
+        return 1
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -61,6 +80,7 @@ async def _operate() -> int:
             identity,
             image,
             os.environ.get("CORRAL_WORKER_IMAGE_REVISION", ""),
+            ledger,
         )
         watches = Watches(controller.saw, loop)
         health = await serve_health(
@@ -72,6 +92,7 @@ async def _operate() -> int:
         served = await serve_artifacts(
             artifacts, int(os.environ.get("CORRAL_ARTIFACTS_PORT", ARTIFACTS_PORT))
         )
+        books = await serve_ledger(rows, int(os.environ.get("CORRAL_LEDGER_PORT", LEDGER_PORT)))
         lead = asyncio.create_task(_prime_and_run(controller))
         stopped = asyncio.create_task(stop.wait())
         checked = asyncio.create_task(_check(artifacts))
@@ -88,9 +109,46 @@ async def _operate() -> int:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await books.cleanup()
             await served.cleanup()
             await artifacts.close()
             await health.cleanup()
+            if rows is not None:
+                await rows.close()
+
+
+def _rows() -> "Store | None":
+    """The ledger's database; None where there is none.
+
+    Raises:
+        ValueError: its URL is none; begins with the name of the setting.
+    """
+    url = os.environ.get("CORRAL_LEDGER_URL")
+    if url is None and not os.access(Path(LEDGER_URL.removeprefix("sqlite:///")).parent, os.W_OK):
+        log.warning("there is no volume for a ledger, and CORRAL_LEDGER_URL is not set: it is off")
+        return None
+    if url == "":
+        return None
+    # A process without a ledger does not load what talks to databases.
+    from corral.ledger.store import Store
+
+    try:
+        return Store(url or LEDGER_URL)
+    except ValueError as error:
+        raise ValueError(f"CORRAL_LEDGER_URL: {error}") from None
+
+
+def _retention() -> float | None:
+    """Seconds for which rows of the ledger are kept; None for ever.
+
+    Raises:
+        ValueError: it is no duration; begins with the name of the setting.
+    """
+    text = os.environ.get("CORRAL_LEDGER_RETENTION", LEDGER_RETENTION)
+    try:
+        return seconds(text) if text else None
+    except ValueError as error:
+        raise ValueError(f"CORRAL_LEDGER_RETENTION: {error}") from None
 
 
 async def _prime_and_run(controller: Controller) -> None:
