@@ -43,6 +43,16 @@ class GetForm(StrEnum):
     TREE = "tree"
 
 
+class CostForm(StrEnum):
+    """How costs are printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+    FOCUS = "focus"
+
+
 class DryRun(StrEnum):
     """Who looks at what is not done: this program alone, or the API server too."""
 

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from pydantic.alias_generators import to_camel
 
+from corral.api.types import to_field_name
 from corral.breaker import Breaker, RestingError
 from corral.ledger.errors import LedgerError
 from corral.ledger.query import KEYS, Filter, Sum
@@ -127,7 +127,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 def _named(values: dict[str, Any]) -> dict[str, Any]:
     cost = values.pop("cost_usd")
-    named = {to_camel(key): value for key, value in values.items()}
+    named = {to_field_name(key): value for key, value in values.items()}
     return named | {"costUSD": None if cost is None else f"{cost.normalize():f}"}
 
 

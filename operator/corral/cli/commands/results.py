@@ -1,4 +1,4 @@
-"""Commands that show what a run came to."""
+"""Commands that show what runs came to, and what they cost."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from corral.cli import complete
 from corral.cli.errors import CliError, Exit
-from corral.cli.options import Context, Kubeconfig, Namespace, WorkflowName
+from corral.cli.options import Context, CostForm, Kubeconfig, Namespace, WorkflowName
 
 
 def output(
@@ -57,3 +57,78 @@ def output(
     cluster, where = connect(kubeconfig, context, namespace)
     wanted = Wanted(step, item, form, operator_namespace)
     raise typer.Exit(run(cluster, where, workflow, wanted))
+
+
+def cost(
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by",
+            metavar="KEY",
+            help="agent (the default), workflow, template, namespace, model, provider, step, "
+            "purpose, outcome, cron, parent; several with commas; or attempt: every row.",
+        ),
+    ] = None,
+    since: Annotated[
+        str, typer.Option("--since", metavar="TIME", help="7d, 12h, or 2026-11-01 (UTC).")
+    ] = "30d",
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="As --since; else now.")
+    ] = None,
+    agent: Annotated[str | None, typer.Option("--agent", help="Of this Agent only.")] = None,
+    workflow: Annotated[
+        str | None, typer.Option("--workflow", help="Of Workflows of this name only.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", help="Of runs of this WorkflowTemplate only.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Of this model of a provider only.")
+    ] = None,
+    output: Annotated[
+        CostForm, typer.Option("-o", "--output", help="The form of the output.")
+    ] = CostForm.TABLE,
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="FILE", help="Write it there.")
+    ] = None,
+    all_namespaces: Annotated[
+        bool, typer.Option("-A", "--all-namespaces", help="Of all namespaces.")
+    ] = False,
+    operator_namespace: Annotated[
+        str, typer.Option("--operator-namespace", help="Where the operator is.")
+    ] = "corral-system",
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Show what was spent, from the operator's ledger.
+
+    It has what Workflows cost that are gone, too. What has no known price has no cost, and is
+    counted. -o focus writes every attempt in the columns of FOCUS 1.2. Exit code 0: shown, 1: the
+    ledger can't be had.
+
+    \b
+    Examples:
+      corral cost
+      corral cost --by workflow --since 7d
+      corral cost --by agent,model --since 2026-11-01 --until 2026-12-01 -A
+      corral cost --by attempt --workflow report -o csv
+      corral cost -A -o focus --file november.csv
+    """
+    import time
+
+    from corral.cli.connect import connect
+    from corral.cli.cost import Wanted, keys_of, moment
+    from corral.cli.cost import cost as run
+
+    now = time.time()
+    keys = keys_of(by or ["agent"])
+    begin, end = moment("--since", since, now), moment("--until", until or "0s", now)
+    if begin >= end:
+        raise CliError("--since is not before --until", Exit.USAGE)
+    filters = {"agent": agent, "workflow": workflow, "template": template, "model": model}
+    only = {key: value for key, value in filters.items() if value is not None}
+    cluster, where = connect(kubeconfig, context, namespace)
+    within = None if all_namespaces else where
+    wanted = Wanted(keys, within, begin, end, only, output, file, operator_namespace)
+    raise typer.Exit(run(cluster, wanted))
