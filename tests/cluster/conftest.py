@@ -28,6 +28,7 @@ APART = frozenset(
         "test_fault_watches",
         "test_fault_workers",
         "test_faults",
+        "test_ledger",
         "test_restore",
         "test_security",
     }

@@ -307,6 +307,8 @@ class Controller:
         except ApiError as error:
             log.warning("attempts on %s can't be judged: %s", worker.pod, error)
             return
+        if strays:
+            log.info("%d attempts on %s are in no status", len(strays), worker.pod)
         for attempt_id, run in strays.items():
             self._workflows.following.settle_stray(run, attempt_id, pod)
 

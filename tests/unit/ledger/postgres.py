@@ -36,6 +36,11 @@ class Postgres:
     def url(self) -> str:
         return f"postgresql://corral@127.0.0.1:{self.port}/postgres"
 
+    @property
+    def local_url(self) -> str:
+        """By its socket, which is a file: from any network of this machine."""
+        return f"postgresql://corral@/postgres?host={self._home}&port={self.port}"
+
     def start(self) -> None:
         """Starts it, and waits until it answers."""
         how = ["-D", "data", "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self._home)]
