@@ -12,6 +12,7 @@ from corral.dispatch.attempts import Attempts, WorkerGoneError
 from corral.dispatch.client import WorkerUnreachableError
 from corral.kube import lease
 from corral.kube.client import PODS, WORKFLOWS, ApiError
+from corral.ledger.writer import Ledger
 from corral.reconcile.controller import Controller
 from corral.reconcile.following import Following, worker_of
 from corral.worker.attempts import AttemptTable
@@ -100,6 +101,15 @@ def _acknowledges_before_it_commits(inbox: Callable[..., Any]) -> Callable[..., 
     return hasty
 
 
+def _books_after_it_acknowledges(book: Callable[..., None]) -> Callable[..., None]:
+    def hasty(self: Ledger, attempt_id: str, entries: Any, written: Any, _: Any) -> None:
+        written()
+        later = asyncio.get_running_loop().call_later
+        later(1, book, self, attempt_id, entries, lambda: None, lambda: None)
+
+    return hasty
+
+
 SEND = ("POST", "message:send", 0)
 RECORD = ("PUT", WORKFLOW, 2)
 """The write that records the first step's result."""
@@ -119,8 +129,16 @@ MUTATIONS: list[tuple[Any, str, Callable[..., Any], Any, list[tuple[int, Fault]]
         "_inbox",
         _acknowledges_before_it_commits,
         RECORD,
-        [(0, Fault.THROTTLED), (2, Fault.KILL_BEFORE)],
+        [(1, Fault.THROTTLED), (3, Fault.KILL_BEFORE)],
         "duplicate effect",
+    ),
+    (
+        Ledger,
+        "book",
+        _books_after_it_acknowledges,
+        ("PUT", WORKFLOW, 3),
+        [(0, Fault.KILL_AFTER)],
+        "ledger: ",
     ),
 ]
 
