@@ -1,0 +1,235 @@
+"""Single passes of a real controller, which no watch tells anything that the test does not say."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from corral.artifacts.store import ArtifactStore
+from corral.kube.client import AGENTS, CRONS, MODELS, POOLS, WORKFLOWS, Json, Kind, Kube
+from corral.plan.holdings import on_workers
+from corral.plan.observed import Payload
+from corral.plan.state import from_journal
+from corral.reconcile.controller import WATCHED, Controller
+from corral.reconcile.queue import RetryLaterError
+from tests.explore.api_server import ApiServer
+from tests.explore.clock import VirtualLoop, virtual_clocks
+from tests.explore.operators import IMAGE
+from tests.explore.scenarios import KINDS, NAMESPACE, SCENARIOS
+from tests.explore.workers import Journal, Kubelet
+
+NAME = "chain"
+KEY = (NAMESPACE, NAME)
+WORKER = (NAMESPACE, "worker")
+
+
+class _Calls(Kube):
+    """The operator's client, of a server in memory, with nothing in between."""
+
+    def __init__(self, server: ApiServer) -> None:
+        super().__init__(None)
+        self._server = server
+        self.made: list[str] = []
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        timeout: float = 30.0,
+        accept: str = "application/json",
+    ) -> Json:
+        self.made.append(f"{method} {path}")
+        return self._server.call(method, path, body, query, accept)
+
+
+class Leader:
+    """A controller that leads, and what it would have sent to workers."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.server = server
+        self.kube = _Calls(server)
+        store = ArtifactStore("memory://passes")
+        self.controller = Controller(self.kube, store, "corral-system", "me", IMAGE)
+        self.sent: list[str] = []
+        self.cancelled: list[str] = []
+
+    async def lead(self, runs: list[Json] | None = None) -> None:
+        """Begins its term, with all that there is, or with Workflows of an old list."""
+        for kind in WATCHED:
+            old = runs if kind is WORKFLOWS else None
+            for obj in await self.kube.list(kind) if old is None else old:
+                self.controller.saw(kind, None, obj)
+        await self.controller.lease.acquire()
+
+    async def turn(self, plural: str, key: tuple[str, str] = KEY) -> None:
+        """One pass, as its queue makes it."""
+        with self._recorded():
+            await self.controller._queues[plural]._work(key)
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        def follow(payload: Payload, *_: Any) -> None:
+            self.sent.append(payload.attempt_id)
+            assert payload.attempt_id in self.running(), "it is sent before the status says so"
+
+        def cancel(attempt_id: str, *_: Any) -> None:
+            self.cancelled.append(attempt_id)
+
+        with patch.multiple(self.controller.world.attempts, follow=follow, cancel=cancel):
+            yield
+
+    def running(self) -> set[str]:
+        """The attempts on workers, as the API server knows the run."""
+        run = self.server.get(WORKFLOWS, *KEY)
+        assert run is not None
+        journal = run["status"].get("journal")
+        return set(on_workers(from_journal(journal))) if journal else set()
+
+    @property
+    def uid(self) -> str:
+        run = self.server.get(WORKFLOWS, *KEY)
+        assert run is not None
+        uid: str = run["metadata"]["uid"]
+        return uid
+
+
+def leading(work: Callable[[Leader], Awaitable[None]]) -> None:
+    """Does something with a leader, whose worker is ready and whose run has not begun."""
+
+    async def run() -> None:
+        server = ApiServer()
+        kubelet = Kubelet(server, Journal({}))
+        for obj in SCENARIOS["chain"].objects:
+            server.apply(KINDS[obj["kind"]], obj)
+        leader = Leader(server)
+        await leader.lead()
+        try:
+            await leader.turn("agentpools", WORKER)
+            await asyncio.sleep(2)
+            await leader.controller.prime()
+            await leader.turn("agentpools", WORKER)
+            await work(leader)
+        finally:
+            for pod in kubelet.pods.values():
+                pod.kill()
+            await leader.controller._client.close()
+
+    with virtual_clocks(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
+
+
+def label(server: ApiServer, kind: Kind, name: str) -> None:
+    """Somebody else writes, and no watch tells of it."""
+    server.change(kind, NAMESPACE, name, {"metadata": {"labels": {"by": "ann"}}})
+
+
+def test_what_is_not_committed_is_not_sent_and_the_newest_state_is_read_without_a_watch() -> None:
+    async def work(leader: Leader) -> None:
+        label(leader.server, WORKFLOWS, NAME)
+        await leader.turn("workflows")
+        assert leader.sent == []
+        assert leader.kube.made[-1] == f"GET {WORKFLOWS.path(*KEY)}"
+        await leader.turn("workflows")
+        assert leader.sent == [f"{leader.uid}.s1.0.1.1"]
+
+    leading(work)
+
+
+CRON = {
+    "apiVersion": "corral.dev/v1alpha1",
+    "kind": "CronWorkflow",
+    "metadata": {"name": "nightly", "namespace": NAMESPACE},
+    "spec": {"schedule": "0 0 * * *", "workflowSpec": {"steps": [{"name": "a", "transform": "x"}]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(AGENTS, "worker"), (MODELS, "model"), (POOLS, "worker"), (CRONS, "nightly")],
+    ids=lambda value: value.plural if isinstance(value, Kind) else "",
+)
+def test_a_write_that_met_another_s_is_made_again_though_no_watch_tells(
+    kind: Kind, name: str
+) -> None:
+    async def work(leader: Leader) -> None:
+        server, key = leader.server, (NAMESPACE, name)
+        if kind is CRONS:
+            server.apply(CRONS, CRON)
+        made = server.get(kind, *key)
+        assert made is not None
+        server.call("PUT", kind.path(*key, "/status"), {**made, "status": {}})
+        leader.controller.saw(kind, None, server.call("GET", kind.path(*key)))
+        label(server, kind, name)
+        with pytest.raises(RetryLaterError):
+            await leader.turn(kind.plural, key)
+        await leader.turn(kind.plural, key)
+        found = server.get(kind, *key)
+        assert found is not None
+        assert found["status"]["conditions"]
+
+    leading(work)
+
+
+def test_a_new_leader_sends_nothing_by_what_an_old_list_says() -> None:
+    async def work(first: Leader) -> None:
+        await first.turn("workflows")
+        server, old = first.server, first.server.call("GET", WORKFLOWS.path(*KEY))
+        assert first.sent == [attempt := f"{first.uid}.s1.0.1.1"]
+        server.change(WORKFLOWS, *KEY, {"spec": {"shutdown": "Terminate"}})
+        first.controller.saw(WORKFLOWS, None, server.call("GET", WORKFLOWS.path(*KEY)))
+        await first.turn("workflows")
+        assert first.cancelled == [attempt]
+        second = Leader(server)
+        await second.lead([old])
+        await second.turn("workflows")
+        await second.turn("workflows")
+        assert second.sent == []
+        assert second.cancelled == [attempt]
+        await second.controller._client.close()
+
+    leading(work)
+
+
+@pytest.mark.parametrize("how", ["deleted", "stopped", "made again"])
+def test_what_runs_is_cancelled_in_the_pass_after_it_was(how: str) -> None:
+    async def work(leader: Leader) -> None:
+        server, controller = leader.server, leader.controller
+        await leader.turn("workflows")
+        [attempt] = leader.sent
+        if how == "stopped":
+            server.change(WORKFLOWS, *KEY, {"spec": {"shutdown": "Stop"}})
+            controller.saw(WORKFLOWS, "MODIFIED", server.call("GET", WORKFLOWS.path(*KEY)))
+        else:
+            gone = server.call("DELETE", WORKFLOWS.path(*KEY))
+            if how == "deleted":
+                controller.saw(WORKFLOWS, "DELETED", gone)
+            else:
+                again = server.apply(WORKFLOWS, SCENARIOS["chain"].objects[-1])
+                controller.saw(WORKFLOWS, "ADDED", again)
+        await leader.turn("workflows")
+        assert leader.cancelled == [attempt]
+        if how == "made again":
+            assert leader.uid not in attempt
+            assert leader.sent == [attempt, f"{leader.uid}.s1.0.1.1"]
+
+    leading(work)
+
+
+def test_who_may_not_lead_at_the_moment_makes_no_pass() -> None:
+    async def work(leader: Leader) -> None:
+        await leader.turn("workflows")
+        before = list(leader.kube.made), list(leader.sent)
+        await asyncio.sleep(9)  # nobody renews the lease
+        leader.server.change(WORKFLOWS, *KEY, {"spec": {"shutdown": "Stop"}})
+        with pytest.raises(RetryLaterError, match="lease"):
+            await leader.turn("workflows")
+        assert (leader.kube.made, leader.sent) == before
+        assert leader.cancelled == []
+
+    leading(work)
