@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+import httpx
 import pytest
 
 from corral.artifacts.store import ArtifactStore
+from corral.dispatch.client import WorkerUnreachableError
 from corral.kube.client import AGENTS, CRONS, MODELS, POOLS, WORKFLOWS, Json, Kind, Kube
 from corral.plan.holdings import on_workers
 from corral.plan.observed import Payload
-from corral.plan.state import from_journal
+from corral.plan.state import Worker, from_journal
 from corral.reconcile.controller import WATCHED, Controller
+from corral.reconcile.following import worker_of
 from corral.reconcile.queue import RetryLaterError
 from tests.explore.api_server import ApiServer
 from tests.explore.clock import VirtualLoop, virtual_clocks
@@ -48,16 +52,27 @@ class _Calls(Kube):
         return self._server.call(method, path, body, query, accept)
 
 
+def _refuse(_: httpx.Request) -> httpx.Response:
+    return httpx.Response(401, stream=httpx.ByteStream(b""))
+
+
 class Leader:
-    """A controller that leads, and what it would have sent to workers."""
+    """A controller that leads, and what it would have sent to workers.
+
+    What it asks them by itself, they refuse: they take its token for none.
+    """
 
     def __init__(self, server: ApiServer) -> None:
         self.server = server
         self.kube = _Calls(server)
         store = ArtifactStore("memory://passes")
-        self.controller = Controller(self.kube, store, "corral-system", "me", IMAGE)
+        connecting = partial(httpx.AsyncClient, transport=httpx.MockTransport(_refuse))
+        with patch("corral.dispatch.client.HttpxAiohttpClient", connecting):
+            self.controller = Controller(self.kube, store, "corral-system", "me", IMAGE)
         self.sent: list[str] = []
         self.cancelled: list[str] = []
+        self.lost: list[tuple[str, bool]] = []
+        """Pods that were given up, and whether what ran there is tried again."""
 
     async def lead(self, runs: list[Json] | None = None) -> None:
         """Begins its term, with all that there is, or with Workflows of an old list."""
@@ -81,7 +96,11 @@ class Leader:
         def cancel(attempt_id: str, *_: Any) -> None:
             self.cancelled.append(attempt_id)
 
-        with patch.multiple(self.controller.world.attempts, follow=follow, cancel=cancel):
+        def worker_lost(worker: Worker, *, retried: bool) -> None:
+            self.lost.append((worker.uid, retried))
+
+        attempts = self.controller.world.attempts
+        with patch.multiple(attempts, follow=follow, cancel=cancel, worker_lost=worker_lost):
             yield
 
     def running(self) -> set[str]:
@@ -163,7 +182,8 @@ def test_a_write_that_met_another_s_is_made_again_though_no_watch_tells(
             server.apply(CRONS, CRON)
         made = server.get(kind, *key)
         assert made is not None
-        server.call("PUT", kind.path(*key, "/status"), {**made, "status": {}})
+        newer = {**made, "status": {"fromTheFuture": 1}}
+        server.call("PUT", kind.path(*key, "/status"), newer)
         leader.controller.saw(kind, None, server.call("GET", kind.path(*key)))
         label(server, kind, name)
         with pytest.raises(RetryLaterError):
@@ -172,6 +192,7 @@ def test_a_write_that_met_another_s_is_made_again_though_no_watch_tells(
         found = server.get(kind, *key)
         assert found is not None
         assert found["status"]["conditions"]
+        assert found["status"]["fromTheFuture"] == 1, "of a newer version, and not ours to drop"
 
     leading(work)
 
@@ -231,5 +252,43 @@ def test_who_may_not_lead_at_the_moment_makes_no_pass() -> None:
             await leader.turn("workflows")
         assert (leader.kube.made, leader.sent) == before
         assert leader.cancelled == []
+
+    leading(work)
+
+
+def test_a_worker_that_refused_a_token_is_shown_another() -> None:
+    async def work(leader: Leader) -> None:
+        [pod] = leader.controller.world.pods
+        leader.kube.made.clear()
+        for _ in range(2):
+            with pytest.raises(WorkerUnreachableError, match="refused the token"):
+                await leader.controller._client.inventory(worker_of(pod))
+        assert sum(call.endswith("/token") for call in leader.kube.made) == 2
+
+    leading(work)
+
+
+@pytest.mark.parametrize(
+    ("policy", "lost"), [("Retry", [True]), ("Fail", [False]), ("Wait", [])], ids=str
+)
+def test_what_ran_on_a_node_that_is_gone_is_given_up_as_the_pool_says(
+    policy: str, lost: list[bool]
+) -> None:
+    async def work(leader: Leader) -> None:
+        server, controller = leader.server, leader.controller
+        server.change(POOLS, *WORKER, {"spec": {"onWorkerLost": policy}})
+        [pod] = server.all("pods")
+        meta, status = pod["metadata"], pod["status"]
+        # As the node controller leaves it: the kubelet says nothing any more.
+        silent = [("Ready", "False"), ("ContainersReady", "True")]
+        conditions = [{"type": name, "status": value} for name, value in silent]
+        key = ("pods", NAMESPACE, meta["name"])
+        server.set_status(key, {**status, "conditions": conditions})
+        for seconds, expected in ((0, []), (50, []), (20, lost)):
+            await asyncio.sleep(seconds)
+            await controller.lease.acquire()
+            await controller.prime()
+            await leader.turn("agentpools", WORKER)
+            assert leader.lost == [(meta["uid"], retried) for retried in expected]
 
     leading(work)
