@@ -12,7 +12,7 @@ import pytest
 
 from corral.artifacts.store import ArtifactStore
 from corral.dispatch.client import WorkerUnreachableError
-from corral.kube.client import AGENTS, CRONS, MODELS, POOLS, WORKFLOWS, Json, Kind, Kube
+from corral.kube.client import AGENTS, CRONS, MODELS, POOLS, TEMPLATES, WORKFLOWS, Json, Kind, Kube
 from corral.plan.holdings import on_workers
 from corral.plan.observed import Payload
 from corral.plan.state import Worker, from_journal
@@ -104,11 +104,9 @@ class Leader:
             yield
 
     def running(self) -> set[str]:
-        """The attempts on workers, as the API server knows the run."""
-        run = self.server.get(WORKFLOWS, *KEY)
-        assert run is not None
-        journal = run["status"].get("journal")
-        return set(on_workers(from_journal(journal))) if journal else set()
+        """The attempts on workers, as the API server knows the runs."""
+        journals = [run["status"].get("journal") for run in self.server.all("workflows")]
+        return {one for text in journals if text for one in on_workers(from_journal(text))}
 
     @property
     def uid(self) -> str:
@@ -160,12 +158,17 @@ def test_what_is_not_committed_is_not_sent_and_the_newest_state_is_read_without_
     leading(work)
 
 
-CRON = {
-    "apiVersion": "corral.dev/v1alpha1",
-    "kind": "CronWorkflow",
-    "metadata": {"name": "nightly", "namespace": NAMESPACE},
-    "spec": {"schedule": "0 0 * * *", "workflowSpec": {"steps": [{"name": "a", "transform": "x"}]}},
-}
+def made(kind: str, name: str, **spec: Any) -> Json:
+    meta = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": "corral.dev/v1alpha1", "kind": kind, "metadata": meta, "spec": spec}
+
+
+CRON = made(
+    "CronWorkflow",
+    "nightly",
+    schedule="0 0 * * *",
+    workflowSpec={"steps": [{"name": "a", "transform": "x"}]},
+)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +183,9 @@ def test_a_write_that_met_another_s_is_made_again_though_no_watch_tells(
         server, key = leader.server, (NAMESPACE, name)
         if kind is CRONS:
             server.apply(CRONS, CRON)
-        made = server.get(kind, *key)
-        assert made is not None
-        newer = {**made, "status": {"fromTheFuture": 1}}
+        before = server.get(kind, *key)
+        assert before is not None
+        newer = {**before, "status": {"fromTheFuture": 1}}
         server.call("PUT", kind.path(*key, "/status"), newer)
         leader.controller.saw(kind, None, server.call("GET", kind.path(*key)))
         label(server, kind, name)
@@ -238,6 +241,31 @@ def test_what_runs_is_cancelled_in_the_pass_after_it_was(how: str) -> None:
         if how == "made again":
             assert leader.uid not in attempt
             assert leader.sent == [attempt, f"{leader.uid}.s1.0.1.1"]
+
+    leading(work)
+
+
+def test_a_run_keeps_the_template_that_it_began_with_under_the_next_leader_too() -> None:
+    async def work(first: Leader) -> None:
+        server, key = first.server, (NAMESPACE, "from-template")
+        first_edition, second_edition = (
+            [{"name": name, "agentRef": {"name": "worker"}, "input": name}] for name in "ab"
+        )
+        server.apply(TEMPLATES, made("WorkflowTemplate", "edited", steps=first_edition))
+        server.apply(WORKFLOWS, made("Workflow", key[1], workflowTemplateRef={"name": "edited"}))
+        await first.controller.prime()
+        await first.turn("workflows", key)
+        server.change(TEMPLATES, NAMESPACE, "edited", {"spec": {"steps": second_edition}})
+        server.change(WORKFLOWS, *key, {"spec": {"suspend": True}})
+        second = Leader(server)
+        await second.lead()
+        for _ in range(2):  # the newest state is read first
+            await second.turn("workflows", key)
+        run = server.call("GET", WORKFLOWS.path(*key))
+        assert run["status"]["phase"] == "Suspended"
+        assert [row["name"] for row in run["status"]["steps"]] == ["a"]
+        assert second.sent == first.sent == [f"{run['metadata']['uid']}.a.0.1.1"]
+        await second.controller._client.close()
 
     leading(work)
 
