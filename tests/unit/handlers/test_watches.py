@@ -213,7 +213,10 @@ async def test_events_keep_coming_after(
 
 
 async def test_a_thread_that_turns_no_more_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    watches = Watches(lambda *_: None, asyncio.get_running_loop())  # never started
+    watches = Watches(lambda *_: None, asyncio.get_running_loop())
+    watches.stop()
+    watches.start()
+    watches.join(5)
     assert watches.alive
     monkeypatch.setattr(module, "monotonic", lambda: monotonic() + 31)
     assert not watches.alive
