@@ -26,14 +26,15 @@ def _named(kind: str, name: str, **fields: Any) -> Json:
     return {"apiVersion": group, "kind": kind, "metadata": {"name": name}, **fields}
 
 
-def _server(name: str, *args: str, volumes: Json | None = None) -> list[Json]:
+def _server(program: str, *args: str, name: str = "", volumes: Json | None = None) -> list[Json]:
     """A program of the image that serves HTTP; ``volumes``: ConfigMaps by where they are."""
+    name = name or program
     labels = {"app": name}
     mounts = volumes or {}
     container = {
         "name": name,
         "image": IMAGE,
-        "args": [name, *args],
+        "args": [program, *args],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
         "securityContext": _RESTRICTED,
         "volumeMounts": [{"name": made, "mountPath": at} for at, made in mounts.items()],
@@ -68,6 +69,15 @@ def model_server(rules: Json) -> list[Json]:
     return [
         _named("ConfigMap", "rules", data={"rules.yaml": yaml.safe_dump(rules)}),
         *_server("model-server", "--rules=/etc/rules/rules.yaml", volumes={"/etc/rules": "rules"}),
+    ]
+
+
+def keyed_server(name: str, rules: Json, key: str) -> list[Json]:
+    """One more model server, which answers those alone that have a key."""
+    args = ("--rules=/etc/keyed/rules.yaml", "--api-key-file=/etc/keyed/key")
+    return [
+        _named("ConfigMap", name, data={"rules.yaml": yaml.safe_dump(rules), "key": key}),
+        *_server("model-server", *args, name=name, volumes={"/etc/keyed": name}),
     ]
 
 

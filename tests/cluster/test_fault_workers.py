@@ -1,16 +1,27 @@
 """Workers, and the way to them, that break: every result is recorded once."""
 
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from corral.api.attempt import KEYS_DIR
 from tests.cluster import processes
-from tests.cluster.harness import Json, phases, rows
-from tests.cluster.lab import Lab, agent, step, tool_server, workflow
+from tests.cluster.harness import Json, phases, rows, why
+from tests.cluster.lab import (
+    Lab,
+    agent,
+    keyed_server,
+    served_model,
+    step,
+    tool_server,
+    workflow,
+)
 from tests.faults.calls import after, before, drop, lose_every_other, refuse, spoilt, twice
 from tests.faults.oracle import LAST_QUIET, RULES, Oracle, observed, small_run
 from tests.faults.rig import Rig, shortly, wait_until
@@ -140,8 +151,10 @@ def test_a_worker_that_hangs_is_given_up_and_its_late_result_changes_nothing(
     try:
         done = lab.cluster.finished("hung")
         before = done["metadata"]["resourceVersion"]
+        assert processes.of_pod(frozen) == pids, "it ended before anybody gave it up"
     finally:
-        processes.kill(pids, signal.SIGCONT)
+        if processes.of_pod(frozen):
+            processes.kill(pids, signal.SIGCONT)
     assert set(phases(done).values()) == {"Succeeded"}, done["status"]
     assert rows(done)["hang"]["attempts"] >= 2
     assert rows(done)["hang"]["output"] == "late"
@@ -152,6 +165,55 @@ def test_a_worker_that_hangs_is_given_up_and_its_late_result_changes_nothing(
     assert set(asked.values()) == {1}
     # What the late attempts used is booked, and what they said is not.
     assert now["status"]["usage"]["requests"] == len(asked), (before, now["status"]["usage"])
+
+
+def hold_key(lab: Lab, pod: Json, key: str | None) -> None:
+    """Changes the Secret, or deletes it, and waits until the worker has it so."""
+    lab.cluster.kubectl("delete", "secret", "key", "--ignore-not-found")
+    if key is not None:
+        lab.cluster.kubectl("create", "secret", "generic", "key", f"--from-literal=openai={key}")
+    # The kubelet looks at Secrets once a minute, and whenever a pod changes.
+    name, (pid, *_) = pod["metadata"]["name"], processes.of_pod(pod)
+    file = Path(f"/proc/{pid}/root{KEYS_DIR}/keyed/key")
+
+    def mounted() -> bool:
+        lab.cluster.kubectl("annotate", "--overwrite", "pod", name, f"looked-at={time.monotonic()}")
+        return (file.read_text() if file.exists() else None) == key
+
+    wait_until(mounted, f"the key is {key}", 120)
+
+
+def test_a_key_that_is_rotated_or_deleted_in_mid_run_is_told_of_and_taken_up_again(
+    lab: Lab, oracle: Oracle
+) -> None:
+    lab.cluster.kubectl("create", "secret", "generic", "key", "--from-literal=openai=wrong")
+    secret = {"apiKeySecretRef": {"name": "key", "key": "openai"}}
+    model = served_model("keyed", {"baseURL": "http://keyed-server/v1", **secret})
+    rules = {"latency": "3s", "rules": [{"match": ".", "reply": "yes"}]}
+    lab.make(*keyed_server("keyed-server", rules, "right"), model, *agent("keyed", "keyed"))
+    lab.cluster.kubectl("rollout", "status", "deployment/keyed-server", "--timeout=60s")
+    lab.ready("keyed", 1)
+    [pod] = lab.workers("keyed")
+    lab.start(workflow("wrong-key", step("a", agent="keyed")))
+    assert rows(lab.cluster.finished("wrong-key"))["a"]["reason"] == "Auth"
+
+    hold_key(lab, pod, "right")
+    steps = [step("a", agent="keyed"), step("b", "a", agent="keyed"), step("c", "b", agent="keyed")]
+    run = lab.start(workflow("mid-run", *steps))
+    lab.cluster.wait("workflow", "mid-run", lambda w: phases(w).get("a") == "Running", "running")
+    hold_key(lab, pod, None)
+    told = "Model keyed has no API key: Secret key has no key openai"
+    lab.cluster.wait("workflow", "mid-run", lambda w: told in why(w, "Reconciling"), "told why")
+    lab.cluster.wait("agent", "keyed", lambda a: told in why(a, "Ready"), "told why")
+    hold_key(lab, pod, "right")
+    done = lab.cluster.finished("mid-run")
+    assert set(phases(done).values()) == {"Succeeded"}, done["status"]
+    assert done["status"]["usage"]["requests"] == 3
+    assert run == done["status"]["runID"]
+    assert [one["metadata"]["uid"] for one in lab.workers("keyed")] == [pod["metadata"]["uid"]]
+    lab.cluster.kubectl("delete", "agentpool/keyed", "agent/keyed")
+    lab.cluster.gone("pods", "corral.dev/pool=keyed", 90)
+    oracle.settled()
 
 
 def test_workers_whose_labels_are_taken_off_stay_the_pool_s_or_are_replaced(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from corral.api.attempt import INVENTORY_PATH
 from corral.dispatch.attempts import Attempts, WorkerGoneError
 from corral.dispatch.client import WorkerUnreachableError
 from corral.kube import lease
@@ -162,6 +163,14 @@ def test_an_operator_or_worker_without_one_of_its_protections_is_found_out(
     assert not problems("chain", *plan)
     monkeypatch.setattr(owner, name, mutate(getattr(owner, name)))
     assert any(found in one for one in problems("chain", *plan))
+
+
+def test_a_new_leader_calls_every_worker_before_it_sends_anything() -> None:
+    """So no worker listens to the leader before any more, who may only have been frozen."""
+    killed = number_of("chain", *RECORD)
+    calls = explore(SCENARIOS["chain"], Plan(((killed, Fault.KILL_BEFORE),))).calls
+    first = next(one for number, one in calls.items() if number > killed and one.to_worker)
+    assert (first.verb, first.target.endswith(INVENTORY_PATH)) == ("GET", True)
 
 
 def test_a_plan_is_read_as_it_is_written() -> None:

@@ -280,6 +280,8 @@ class Proxy:
         await asyncio.gather(*under_way, return_exceptions=True)
         await self._runner.cleanup()
         await self._session.close()
+        # TLS connections end in later turns of the loop: else their sockets are left open.
+        await asyncio.sleep(0.25)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         host, _, port = request.host.rpartition(":")

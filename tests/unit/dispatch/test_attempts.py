@@ -316,6 +316,13 @@ async def test_a_stranger_who_stays_is_given_up_once_the_pod_is_known_to_be_gone
         assert (await made.result()).error is ErrorClass.WORKER_LOST
 
 
+async def test_a_worker_that_does_not_know_what_it_ran_is_sent_it_again() -> None:
+    working, unknown = (200, task("TASK_STATE_WORKING")), (404, refusal("TaskNotFound"))
+    async with answering(working, unknown, (200, task())) as made:
+        made.follow()
+        assert (await made.result()).output == "out"
+
+
 @pytest.mark.parametrize(
     "answer",
     [

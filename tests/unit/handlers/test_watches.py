@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -209,6 +210,16 @@ async def test_events_keep_coming_after(
         assert watches.alive
         # What the list told already needs no watch; it comes back all the same.
         await until(lambda: api.watches >= 3)
+
+
+async def test_a_thread_that_turns_no_more_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    watches = Watches(lambda *_: None, asyncio.get_running_loop())
+    watches.stop()
+    watches.start()
+    watches.join(5)
+    assert watches.alive
+    monkeypatch.setattr(module, "monotonic", lambda: monotonic() + 31)
+    assert not watches.alive
 
 
 @asynccontextmanager

@@ -97,5 +97,7 @@ async def fake_api() -> AsyncIterator[tuple[FakeApi, Kube]]:
     """A fake API server and a client of it."""
     api = FakeApi()
     async with served(api.handle) as address, kube_of(address) as kube:
-        yield api, kube
-        api.closing.set()
+        try:
+            yield api, kube
+        finally:
+            api.closing.set()  # else a test that fails while a call hangs would never end

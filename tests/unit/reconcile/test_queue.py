@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 
@@ -85,11 +86,13 @@ async def test_a_pass_that_fails_is_made_again_ever_more_slowly(
     monkeypatch.setattr(module, "FIRST_BACKOFF", 0.005)
     monkeypatch.setattr(module, "LONGEST_BACKOFF", 0.02)
     passes: Counter[str] = Counter()
+    times: list[float] = []
 
     async def work(key: str) -> None:
         passes[key] += 1
         if key == "broken":
             raise ValueError
+        times.append(asyncio.get_running_loop().time())
         if passes[key] < 6:
             raise RetryLaterError("not now")
 
@@ -100,6 +103,9 @@ async def test_a_pass_that_fails_is_made_again_ever_more_slowly(
         assert queue.errors >= passes["broken"] - 1
         await asyncio.sleep(0.05)
         assert passes["slow"] == 6
+    pauses = [after - before for before, after in pairwise(times)]
+    for pause, least in zip(pauses, (0.005, 0.01, 0.02, 0.02, 0.02), strict=True):
+        assert pause > 0.9 * least, pauses
 
 
 async def test_what_the_api_server_asks_for_is_waited() -> None:
