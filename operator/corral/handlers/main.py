@@ -93,10 +93,9 @@ async def _operate() -> int:
             artifacts, int(os.environ.get("CORRAL_ARTIFACTS_PORT", ARTIFACTS_PORT))
         )
         books = await serve_ledger(rows, int(os.environ.get("CORRAL_LEDGER_PORT", LEDGER_PORT)))
-        lead = asyncio.create_task(_prime_and_run(controller))
+        lead = asyncio.create_task(_lead(controller, watches))
         stopped = asyncio.create_task(stop.wait())
         checked = asyncio.create_task(_check(artifacts))
-        watching = asyncio.create_task(_watch(watches, controller))
         try:
             await asyncio.wait({lead, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if lead.done():
@@ -105,10 +104,9 @@ async def _operate() -> int:
             return 0
         finally:
             watches.stop()
-            tasks = (lead, stopped, checked, watching)
-            for task in tasks:
+            for task in (lead, stopped, checked):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(lead, stopped, checked, return_exceptions=True)
             await books.cleanup()
             await served.cleanup()
             await artifacts.close()
@@ -149,6 +147,13 @@ def _retention() -> float | None:
         return seconds(text) if text else None
     except ValueError as error:
         raise ValueError(f"CORRAL_LEDGER_RETENTION: {error}") from None
+
+
+async def _lead(controller: Controller, watches: Watches) -> None:
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(_watch(watches, controller))
+        await _prime_and_run(controller)
+        watching.cancel()
 
 
 async def _prime_and_run(controller: Controller) -> None:
