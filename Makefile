@@ -16,6 +16,8 @@ export CLUSTER
 # The clusters of the demo and of the tests stand side by side.
 NAME ?= corral
 TEST_NAME := test
+# How much faster rules run in their test: a minute in a second.
+PACE := 0.016666667
 KUBECONFIG_FILE = $(CURDIR)/.cluster/$(if $(filter-out corral,$(NAME)),$(NAME)/)kubeconfig
 
 .PHONY: help
@@ -42,6 +44,7 @@ lock: $(READY) ## Renew the lock files in requirements/
 generate: $(READY) ## The CRDs, and the references in docs/, from the code
 	$(BIN)/python -m corral.api.crd
 	$(BIN)/python docs/reference/generate.py
+	$(BIN)/python -m prometheus
 
 .PHONY: format
 format: $(READY) ## Format and mend what can be mended
@@ -56,6 +59,7 @@ check: $(READY) ## Lint, types, layers, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m corral.api.crd --check
 	$(BIN)/python docs/reference/generate.py --check
+	$(BIN)/python -m prometheus --check
 
 .PHONY: unit
 unit: $(READY) ## The tests that need no cluster
@@ -91,6 +95,13 @@ node-test: $(READY) ## A node with workers on it becomes unreachable, and comes 
 	KUBECONFIG=$(CURDIR)/.cluster/nodes/kubeconfig $(BIN)/pytest tests/cluster/test_lost_nodes.py $(PYTEST_ARGS) || status=$$?; \
 	$(MAKE) cluster-down NAME=nodes; exit $$status
 
+.PHONY: alerts-test
+alerts-test: $(READY) ## Real faults make alerts fire and resolve, in a real Prometheus (ten minutes)
+	$(MAKE) cluster NAME=alerts
+	@status=0; $(BIN)/python -m cluster observe --name alerts --pace $(PACE) && \
+	KUBECONFIG=$(CURDIR)/.cluster/alerts/kubeconfig $(BIN)/pytest tests/cluster/test_alerts.py $(PYTEST_ARGS) || status=$$?; \
+	$(MAKE) cluster-down NAME=alerts; exit $$status
+
 .PHONY: explore
 explore: $(READY) ## Kill the operator at every call it makes, in process: .explore/report.json
 	@$(BIN)/python -m tests.explore $(EXPLORE_ARGS)
@@ -113,6 +124,11 @@ cluster: $(READY) ## A cluster with corral installed (CLUSTER=auto|embedded|kind
 .PHONY: cluster-down
 cluster-down: $(READY) ## Take the cluster down; nothing of it is left
 	@$(BIN)/python -m cluster down --name $(NAME)
+
+.PHONY: observe
+observe: $(READY) ## Prometheus and Alertmanager beside the cluster, with all rules (embedded only)
+	@$(MAKE) --no-print-directory cluster
+	@$(BIN)/python -m cluster observe --name $(NAME)
 
 .PHONY: run
 run: $(READY) ## Run the operator from the source tree against the cluster, as its own account

@@ -149,6 +149,19 @@ def add_metrics(name: Name = DEFAULT_NAME) -> None:
 
 
 @app.command()
+def observe(
+    name: Name = DEFAULT_NAME,
+    pace: Annotated[float, typer.Option(help="What the rules' durations are multiplied by.")] = 1.0,
+) -> None:
+    """Start Prometheus and Alertmanager beside an embedded cluster, with all rules."""
+    from cluster.observe import observe as start
+
+    with _alone(name) as home:
+        _must_be_embedded(home)
+        start(home, pace)
+
+
+@app.command()
 def run(name: Name = DEFAULT_NAME) -> None:
     """Run the operator from the source tree, in place of the one in the cluster."""
     from cluster import install as installation

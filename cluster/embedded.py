@@ -100,21 +100,22 @@ def add_node(home: Home, archives: Iterable[Path]) -> str:
     with step(f"starting {name}"):
         make_cgroups(f"{setup.numbers.device}{SECOND.suffix}")
         components = config.write_second(setup)
-        _inside(home, "containerd", components["containerd"])
+        logs = [f"{component}{SECOND.suffix}" for component in ("containerd", "kubelet")]
+        add_component(home, logs[0], components["containerd"])
         listening = Path(f"/proc/{facts['pid']}/root{config.socket(SECOND)}")
-        _wait(home, "containerd listens", listening.exists)
+        until(home, "containerd listens", listening.exists, logs)
         for archive in (gobuild.pause_archive(), *archives):
             load(home, archive, SECOND)
-        _inside(home, "kubelet", components["kubelet"])
-        _wait(home, f"{name} is ready", lambda: api.node_ready(name))
+        add_component(home, logs[1], components["kubelet"])
+        until(home, f"{name} is ready", lambda: api.node_ready(name), logs)
     return name
 
 
-def _inside(home: Home, component: str, words: list[str]) -> None:
-    """Start a component of the second node; it ends with the cluster."""
+def add_component(home: Home, component: str, words: list[str]) -> None:
+    """Start one more component inside of a cluster that is up; it ends with the cluster."""
     pid = home.read()["pid"]
     namespaces = ["--mount", "--net", f"--pid=/proc/{pid}/ns/pid_for_children"]
-    with (home.logs / f"{component}{SECOND.suffix}.log").open("w") as log:
+    with (home.logs / f"{component}.log").open("w") as log:
         subprocess.Popen(
             ["nsenter", f"--target={pid}", *namespaces, "--", *words],
             env={"PATH": packages.PATH, "HOME": "/root", MARK: str(home.path)},
@@ -125,11 +126,15 @@ def _inside(home: Home, component: str, words: list[str]) -> None:
         )
 
 
-def _wait(home: Home, what: str, condition: Callable[[], bool]) -> None:
+def until(home: Home, what: str, condition: Callable[[], bool], logs: Iterable[str]) -> None:
+    """Wait for what was started beside; ``logs`` are shown where it does not come.
+
+    Raises:
+        ClusterError: it does not come.
+    """
     deadline = time.monotonic() + _PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            logs = [f"{name}{SECOND.suffix}" for name in ("containerd", "kubelet")]
             raise _failure(home, f"after {_PATIENCE:.0f} s, it's not so that {what}", *logs)
         time.sleep(0.05)
 

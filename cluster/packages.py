@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from cluster.cache import cached, fingerprint
 from cluster.paths import ClusterError
-from cluster.shell import run, step
+from cluster.shell import run, step, works
 
 CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"), Path("/usr/libexec/cni"))
 
@@ -64,6 +65,28 @@ def need(*sets: Mapping[str, str]) -> None:
         )
     if still := {package for each in sets for package in _missing(each)}:
         raise ClusterError(f"still missing after installation: {' '.join(sorted(still))}")
+
+
+def unpacked(kind: str, *packages: str) -> Path:
+    """A folder with the files of Debian's packages, which are not installed: nothing is started.
+
+    Raises:
+        ClusterError: this machine can't get them.
+    """
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        raise ClusterError(f"{' '.join(packages)}: only Debian and its kin have what gets them")
+
+    def make(folder: Path) -> None:
+        with step(f"getting {' '.join(packages)} (once)"):
+            known = all(works(["apt-cache", "show", package]) for package in packages)
+            if not known and os.geteuid() == 0:
+                run(["apt-get", "-q", "update"])
+            run(["apt-get", "-q", "download", *packages], cwd=folder)
+            for archive in folder.glob("*.deb"):
+                run(["dpkg-deb", "--extract", archive, folder])
+                archive.unlink()
+
+    return cached(kind, fingerprint([], *packages), make)
 
 
 def _missing(wanted: Mapping[str, str]) -> set[str]:

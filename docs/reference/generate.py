@@ -49,15 +49,19 @@ def _metrics() -> Iterator[str]:
 
     yield _HEAD.format(source="telemetry/metrics.py and worker/metrics.py in operator/corral")
     yield "# Metrics\n"
-    yield "In Prometheus' text format. Labels are bounded: never a run, a step or an attempt.\n"
+    yield "In Prometheus' text format. Labels are bounded: what is configured, never a run. What"
+    yield "goes by them: [alerting](../guides/alerting.md).\n"
     yield "## Operator\n"
     yield "Port 9090, `/metrics`; the Service `corral-operator-metrics` in `corral-system`, port"
-    yield "`metrics`. Besides these there are Python's own, `python_*` and `process_*`.\n"
+    yield "`metrics`. Besides these there are Python's own, `python_*` and `process_*`. Who does"
+    yield "not lead shows `corral_leader` 0 and nothing of runs, pools and models. Counters begin"
+    yield "anew with each process; gauges follow from what the leader sees.\n"
     operator = [found for found in vars(metrics).values() if isinstance(found, MetricWrapperBase)]
     assert len(operator) == sum(found.name.startswith("corral_") for found in REGISTRY.collect())
     yield from _table(operator)
     yield "\n## Worker\n"
-    yield "Port 8080 of every worker pod, `/metrics`. Besides these there are `process_*`.\n"
+    yield "Port 8080 (`a2a`) of every worker pod, `/metrics`. Besides these there are `process_*`;"
+    yield "the monitors in `manifests/monitoring` add `namespace`, `agent`, `pool` and `pod`.\n"
     collectors = _worker().metrics.registry._collector_to_names
     yield from _table([found for found in collectors if isinstance(found, MetricWrapperBase)])
 

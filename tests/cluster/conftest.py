@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from tests.faults.oracle import Oracle
     from tests.faults.rig import Rig
 
-ALONE = frozenset({"test_lost_nodes", "test_memoize", "test_outputs", "test_templates"})
+ALONE = frozenset(
+    {"test_alerts", "test_lost_nodes", "test_memoize", "test_outputs", "test_templates"}
+)
 """Modules that act while a slow call runs, or end what others use.
 
 Single tests that do so are marked ``alone``.

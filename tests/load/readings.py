@@ -58,7 +58,7 @@ def operator_reading(text: str) -> OperatorReading:
         cpu=totals["process_cpu_seconds_total"],
         resident=totals["process_resident_memory_bytes"],
         started=totals["process_start_time_seconds"],
-        errors=totals["corral_reconcile_errors"],
+        errors=totals["corral_reconcile_errors_total"],
     )
 
 

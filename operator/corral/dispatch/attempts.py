@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
@@ -19,6 +20,7 @@ from corral.dispatch.client import RefusedError, Task, WorkerClient, WorkerUnrea
 from corral.plan.charges import Charge, total
 from corral.plan.observed import ModelCalls, Payload, Result
 from corral.plan.state import Consumption, Worker
+from corral.telemetry import metrics
 from corral.telemetry.logs import log_context
 
 log = logging.getLogger(__name__)
@@ -96,11 +98,15 @@ class Attempts:
     async def _follow(
         self, payload: Payload, book: Book, deliver: Deliver, correlation_id: str | None
     ) -> None:
-        worker = payload.worker
+        worker, started = payload.worker, monotonic()
         try:
             with log_context(correlation_id=correlation_id, attempt_id=payload.attempt_id):
                 task = await self._until_ended(payload, correlation_id)
-                deliver(_result(payload.attempt_id, task, worker, book))
+                result = _result(payload.attempt_id, task, worker, book)
+                on_the_way = monotonic() - started - (result.worked or 0.0)
+                if on_the_way >= 0:  # else it was attached to, and sent by another process
+                    metrics.DISPATCH_SECONDS.observe(on_the_way)
+                deliver(result)
         except RefusedError as refused:
             log.warning("attempt %s was refused: %s", payload.attempt_id, refused)
             deliver(_lost(payload.attempt_id, worker, _class_of(refused), str(refused)))
@@ -304,6 +310,7 @@ def _result(attempt_id: str, task: Task, worker: Worker, book: Book) -> Result:
         total(charges),
         calls=tuple(_calls(usage) for usage in report.usage),
         charges=charges,
+        worked=float(report.duration_seconds),
     )
     if task.succeeded:
         return replace(ended, output=task.output())

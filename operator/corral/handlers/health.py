@@ -12,10 +12,14 @@ METRICS_PORT = 9090
 async def serve_health(
     alive: Callable[[], bool],
     ready: Callable[[], bool],
+    sample: Callable[[], None],
     health_port: int = HEALTH_PORT,
     metrics_port: int = METRICS_PORT,
 ) -> web.AppRunner:
     """Serves ``/healthz`` and ``/readyz`` on one port, ``/metrics`` on another; to be cleaned up.
+
+    Args:
+        sample: called before metrics are shown.
 
     Raises:
         OSError: a port is taken.
@@ -31,6 +35,7 @@ async def serve_health(
         return answer(ready())
 
     async def exposition(_: web.Request) -> web.Response:
+        sample()
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()

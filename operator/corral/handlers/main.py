@@ -86,6 +86,7 @@ async def _operate() -> int:
         health = await serve_health(
             alive=lambda: watches.alive,
             ready=controller.synced.is_set,
+            sample=controller.measures.sample,
             health_port=int(os.environ.get("CORRAL_HEALTH_PORT", HEALTH_PORT)),
             metrics_port=int(os.environ.get("CORRAL_METRICS_PORT", METRICS_PORT)),
         )

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from time import monotonic, time
+from time import monotonic, perf_counter, time
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -106,6 +106,7 @@ class Kube:
         """One call; the answer's JSON."""
         if method != "GET":
             metrics.API_WRITES.labels(method, _resource(path)).inc()
+        started = perf_counter()
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         headers = {"Accept": accept, "Content-Type": content_type}
         await self._api.update_params_for_auth(
@@ -123,10 +124,16 @@ class Kube:
                 ) as response:
                     raw = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            metrics.API_ERRORS.labels(method, 0).inc()
             raise ApiError(0, "Unreachable", f"{method} {path}: {in_words(error)}") from error
         self._learn_time(response.headers)
+        metrics.API_SECONDS.labels(method).observe(perf_counter() - started)
         if response.status >= 400:
-            raise _error(method, path, response.status, raw, response.headers)
+            failed = _error(method, path, response.status, raw, response.headers)
+            metrics.API_ERRORS.labels(method, response.status).inc()
+            if failed.reason == "Conflict":
+                metrics.API_CONFLICTS.labels(_resource(path)).inc()
+            raise failed
         return json.loads(raw) if raw else {}
 
     def _learn_time(self, headers: Mapping[str, str]) -> None:

@@ -114,6 +114,22 @@ class Budgets:
             tokens is not None and account.tokens >= tokens
         )
 
+    def agents(self) -> list[AgentKey]:
+        """Those that have a budget."""
+        return list(self._accounts)
+
+    def used(self, agent: AgentKey, budget: AgentBudget) -> float | None:
+        """The share of the period's money or tokens that is spent, whichever is more."""
+        account = self._accounts.get(agent)
+        if account is None:
+            return None
+        shares = []
+        if budget.max_cost_usd is not None:
+            shares.append(account.cost / Decimal(budget.max_cost_usd))
+        if budget.max_tokens is not None:
+            shares.append(Decimal(account.tokens) / budget.max_tokens)
+        return float(max(shares, default=Decimal(0)))
+
     def status(self, agent: AgentKey) -> AgentBudgetStatus | None:
         """What the Agent's status shows."""
         account = self._accounts.get(agent)

@@ -142,6 +142,8 @@ class Result:
     """By Model, in the order in which they were asked; None where nobody knows."""
     charges: tuple[Charge, ...] = ()
     """What ``used`` is the sum of."""
+    worked: float | None = None
+    """Seconds for which the worker worked on it, as it says."""
 
 
 @dataclass(frozen=True)

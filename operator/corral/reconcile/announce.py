@@ -6,6 +6,7 @@ from corral.kube.client import Json, Kube
 from corral.kube.events import post_event
 from corral.plan.conditions import find
 from corral.plan.observed import Pass
+from corral.reconcile.measures import count_ends
 from corral.reconcile.store import workflow_status
 from corral.telemetry import metrics
 
@@ -30,6 +31,7 @@ async def announce(kube: Kube, previous: WorkflowStatus, written: Json, p: Pass)
         await post_event(kube, written, "Warning", "BudgetWarning", warning)
     if run.phase is not previous.phase:
         metrics.WORKFLOW_TRANSITIONS.labels(p.namespace, run.phase.value).inc()
+    count_ends(previous, written, run)
     if run.phase in (previous.phase, WorkflowPhase.PENDING):
         await _announce_waiting(kube, previous, written)
     elif run.phase is WorkflowPhase.RUNNING:

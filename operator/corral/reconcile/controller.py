@@ -38,6 +38,7 @@ from corral.reconcile.agents import Agents
 from corral.reconcile.crons import Crons
 from corral.reconcile.following import worker_of
 from corral.reconcile.library import Library
+from corral.reconcile.measures import Measures
 from corral.reconcile.pools import Pools
 from corral.reconcile.queue import RetryLaterError, WorkQueue
 from corral.reconcile.references import parents_of, runs_template
@@ -95,6 +96,7 @@ class Controller:
         self._agents = Agents(self.world)
         self._pools = Pools(self.world)
         self._crons = Crons(self.world)
+        self.measures = Measures(self.world)
         self._workflows.following.on_usage = self._agents.add_usage
         self._queues: dict[str, WorkQueue[ObjectKey]] = {
             "models": self._queue("models", self._agents.reconcile_model),
@@ -130,12 +132,18 @@ class Controller:
             started = perf_counter()
             try:
                 await work(key)
+            except RetryLaterError:
+                metrics.PASS_RETRIES.labels(name).inc()
+                raise
+            except Exception:
+                metrics.PASS_ERRORS.labels(name).inc()
+                raise
             finally:
                 metrics.PASSES.labels(name).observe(perf_counter() - started)
 
         queue = WorkQueue(name, timed, group=lambda key: key[0])
         metrics.QUEUE_DEPTH.labels(name).set_function(lambda: len(queue))
-        metrics.PASS_ERRORS.labels(name).set_function(lambda: queue.errors)
+        metrics.PASS_ERRORS.labels(name)
         return queue
 
     def saw(self, kind: Kind, event: str | None, obj: Json) -> None:
@@ -252,6 +260,7 @@ class Controller:
         await self._take_inventories(sweep=False)
         self._agents.open_accounts()
         self._agents.open_gates()
+        self.measures.begin()
         await self._workflows.take_up()
         self.world.patience_until = self.world.kube.now() + PATIENCE
 

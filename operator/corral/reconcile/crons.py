@@ -14,6 +14,7 @@ from corral.reconcile.owned import owned_object
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.store import ObjectKey, key_of, owned_by
 from corral.reconcile.world import World, read_spec, with_status
+from corral.telemetry import metrics
 
 LONGEST_SLEEP = 60.0
 """Seconds: the clock may be set while one waits for it."""
@@ -35,6 +36,7 @@ class Crons:
         """
         obj = self._world.crons.get(key)
         if obj is None or obj["metadata"].get("deletionTimestamp"):
+            metrics.CRON_MISSED.remove_by_labels({"namespace": key[0], "cron": key[1]})
             return
         try:
             await self._pass(key, obj)
@@ -55,6 +57,8 @@ class Crons:
             self._world.wake.cron(key)  # there is one of that name: planned again with it
             return
         await self._write(obj, plan.status)
+        known = (obj.get("status") or {}).get("missed", 0)
+        metrics.CRON_MISSED.labels(*key).inc(max(0, plan.status.missed - known))
         await self._tell(key, obj, plan)
         for child in plan.delete:
             await self._world.kube.delete(WORKFLOWS, key[0], child.name, child.uid)

@@ -16,6 +16,7 @@ from corral.plan.facts import NotYetKnownError
 from corral.plan.names import ANNOTATION_CORRELATION_ID, LABEL_AGENT
 from corral.plan.observed import Pass, Payload, Result
 from corral.plan.state import Consumption, Run, Worker
+from corral.reconcile.measures import count_start
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.shares import COALESCE
 from corral.reconcile.slots import WorkflowKey
@@ -62,15 +63,11 @@ class Following:
             pod = self._world.pods.by_uid(result.worker_uid)
             worker = worker_of(pod) if pod is not None else None
             self._book(result, self._origin(key, result), agent, worker)
-            used = result.used
-            metrics.observe_attempt(
-                key[0],
-                result.error.value if result.error else "Succeeded",
-                used.input_tokens,
-                used.output_tokens,
-                None if used.cost is None else float(used.cost),
-                used.unpriced_requests,
-            )
+            _count(key[0], agent, result)
+            outcome = result.error.value if result.error else "Succeeded"
+            metrics.ATTEMPTS.labels(key[0], agent or "", outcome).inc()
+            if result.worked is not None:
+                metrics.ATTEMPT_SECONDS.labels(key[0], agent or "").observe(result.worked)
 
     async def act(
         self, key: WorkflowKey, obj: Json, p: Pass, payloads: Mapping[str, Payload], record: Record
@@ -84,6 +81,8 @@ class Following:
         for attempt_id, place in running_attempts(p).items():
             if attempts.following(attempt_id) or attempt_id in record.results:
                 continue
+            if attempt_id in payloads:
+                count_start(key[0], place)
             payload = payloads.get(attempt_id) or await self._payload(key, p, attempt_id, place)
             if payload is not None:
                 attempts.follow(payload, book, self._inbox(key, record), correlation_id(obj))
@@ -130,6 +129,7 @@ class Following:
             self._world.slots.gates.ended(namespace, result)
             if agent is not None:
                 self.on_usage(agent, result.used)
+            _count(namespace, agent and agent[1], result)
             origin = self._origin((namespace, name), result)
             self._book(result, origin, agent and agent[1], worker)
 
@@ -172,6 +172,21 @@ class Following:
             list(entries_of(result, origin, agent, now)),
             partial(ack, booked=True),
             partial(ack, booked=False),
+        )
+
+
+def _count(namespace: str, agent: str | None, result: Result) -> None:
+    for charge in result.charges:
+        used = charge.used
+        metrics.observe_usage(
+            namespace,
+            agent or "",
+            charge.usage.model_ref,
+            used.requests,
+            used.input_tokens,
+            used.output_tokens,
+            None if used.cost is None else float(used.cost),
+            0 if charge.usage.simulated else used.unpriced_requests,
         )
 
 

@@ -290,6 +290,8 @@ class Pools:
             if raw is not None and pod.ready and not await self._drained(key, raw, pod):
                 continue
             await world.kube.delete(PODS, key[0], pod.name, pod.uid)
+            if pod.ended:
+                metrics.POOL_WORKERS_ENDED.labels(*key).inc()
             room += pod.active
         for name, slot in plan.create[:room]:
             body = pod_manifest(template, revision, name, slot, key[1], obj["metadata"]["uid"])
@@ -399,6 +401,7 @@ class Pools:
             ("busy", status.busy_replicas),
         ):
             metrics.POOL_REPLICAS.labels(key[0], key[1], state).set(count)
+        metrics.POOL_WORKERS_ENDED.labels(*key)  # there from the beginning, or the first is missed
         metrics.POOL_STEPS.labels(key[0], key[1], "queued").set(status.queued_steps)
         metrics.POOL_STEPS.labels(key[0], key[1], "running").set(status.running_steps)
         await self._write_status(key, obj, status, reason, message)
@@ -409,6 +412,7 @@ class Pools:
         now = self._world.kube.now()
         previous = _status(obj)
         generation = obj["metadata"]["generation"]
+        metrics.POOL_FAILING.labels(*key).set(reason is Reason.POD_FAILED)
         ready = reason is Reason.READY
         stalled = reason in (Reason.INVALID_SPEC, Reason.NOT_SUPPORTED)
         current = [

@@ -53,6 +53,8 @@ class Store:
         self._changes: dict[str, int] = defaultdict(int)
         self.on_replaced: Callable[[Json], None] = lambda _: None
         """Told of an object that must be gone, since another of its name was seen."""
+        self.on_change: Callable[[ObjectKey, Json | None], None] = lambda *_: None
+        """Told of every object that was taken, and with None of every one that is gone."""
 
     def is_behind(self, obj: Json) -> bool:
         """Whether that is a newer state than the known one, or of an object that is not known.
@@ -77,6 +79,7 @@ class Store:
         self._objects[key] = obj
         self._names[key[0]].add(key[1])
         self._changes[key[0]] += 1
+        self.on_change(key, obj)
         return True
 
     def changes(self, namespace: str) -> int:
@@ -91,6 +94,7 @@ class Store:
         del self._objects[key]
         self._names[key[0]].discard(key[1])
         self._changes[key[0]] += 1
+        self.on_change(key, None)
         return True
 
     def get(self, key: ObjectKey) -> Json | None:

@@ -40,7 +40,6 @@ from corral.reconcile.shares import Shares
 from corral.reconcile.slots import WorkflowKey
 from corral.reconcile.store import ObjectKey, key_of, workflow_status
 from corral.reconcile.world import World, with_status
-from corral.telemetry import metrics
 from corral.telemetry.logs import log_context
 
 log = logging.getLogger(__name__)
@@ -150,7 +149,6 @@ class Workflows:
             self._forget(key)
             return
         if error.conflict:
-            metrics.CONFLICTS.inc()
             try:
                 await self._read_again(key, record)
             except ApiError as again:

@@ -2,13 +2,27 @@
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import generate_latest
 
 from corral.worker.attempt import Attempt
 from corral.worker.outcome import ModelCall, ToolCall
 
-_CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
+# A series more for every counter, which nothing asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+"""Those of OpenTelemetry's conventions for calls of models and tools."""
+_TOKENS = tuple(4**power for power in range(11))
+"""The same for tokens, up to a million: a window of more is not sold."""
+_ATTEMPT_SECONDS = (*_SECONDS, 163.84, 327.68, 655.36, 1310.72)
 
 
 class WorkerMetrics:
@@ -26,27 +40,34 @@ class WorkerMetrics:
         self._seconds = Histogram(
             "corral_worker_attempt_duration_seconds",
             "How long attempts worked.",
-            buckets=_CALL_BUCKETS,
+            buckets=_ATTEMPT_SECONDS,
             registry=self.registry,
         )
         self._calls = Histogram(
             "corral_worker_model_call_duration_seconds",
             "How long model calls took; error_class is empty for those that were answered.",
             ["model", "provider", "error_class"],
-            buckets=_CALL_BUCKETS,
+            buckets=_SECONDS,
             registry=self.registry,
         )
         self._tools = Histogram(
             "corral_worker_tool_call_duration_seconds",
             "How long tool calls took, by the Agent's entry (empty: a step's own) and outcome.",
             ["tool", "outcome"],
-            buckets=_CALL_BUCKETS,
+            buckets=_SECONDS,
             registry=self.registry,
         )
         self._servers = Gauge(
             "corral_worker_tool_server_usable",
             "0 while a tool server is left alone after failures, else 1.",
             ["server"],
+            registry=self.registry,
+        )
+        self._sizes = Histogram(
+            "corral_worker_model_call_tokens",
+            "Tokens of an answered model call, by direction (input, output).",
+            ["model", "provider", "direction"],
+            buckets=_TOKENS,
             registry=self.registry,
         )
         self._tokens = Counter(
@@ -77,6 +98,8 @@ class WorkerMetrics:
         for direction, count in (("input", call.input_tokens), ("output", call.output_tokens)):
             labels = self._tokens.labels(call.model_ref, call.provider, direction, simulated)
             labels.inc(count)
+            if call.error_class is None and not call.unanswered:
+                self._sizes.labels(call.model_ref, call.provider, direction).observe(count)
 
     def tool_ended(self, call: ToolCall) -> None:
         """Counts a tool call."""

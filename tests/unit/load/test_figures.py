@@ -14,9 +14,9 @@ corral_api_writes_total{resource="workflows/status",verb="PUT"} 12.0
 corral_api_writes_total{resource="leases",verb="PUT"} 2.0
 # TYPE corral_api_conflicts_total counter
 corral_api_conflicts_total 3.0
-# TYPE corral_reconcile_errors gauge
-corral_reconcile_errors{queue="workflows"} 1.0
-corral_reconcile_errors{queue="agents"} 1.0
+# TYPE corral_reconcile_errors_total counter
+corral_reconcile_errors_total{queue="workflows"} 1.0
+corral_reconcile_errors_total{queue="agents"} 1.0
 # TYPE process_cpu_seconds_total counter
 process_cpu_seconds_total 4.5
 # TYPE process_resident_memory_bytes gauge
