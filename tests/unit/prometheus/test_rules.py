@@ -256,6 +256,8 @@ def test_it_fires_when_it_should_and_only_then(case: Case, promtool: Path, tmp_p
     text = yaml.safe_dump(
         {
             "rule_files": [str(ROOT / "prometheus/corral.yaml")],
+            # Else in any order: an alert may look where nothing has been recorded yet.
+            "group_eval_order": [group["name"] for group in Rules().groups()],
             "evaluation_interval": case.every,
             "tests": [
                 block(case, case.wrong, {case.not_yet: [], case.at: [firing]}),
