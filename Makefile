@@ -41,10 +41,11 @@ lock: $(READY) ## Renew the lock files in requirements/
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --constraint requirements/runtime.txt --group dev pyproject.toml -o requirements/dev.txt
 
 .PHONY: generate
-generate: $(READY) ## The CRDs, and the references in docs/, from the code
+generate: $(READY) ## CRDs, references in docs/, rules and dashboards, from the code
 	$(BIN)/python -m corral.api.crd
 	$(BIN)/python docs/reference/generate.py
 	$(BIN)/python -m prometheus
+	$(BIN)/python -m grafana
 
 .PHONY: format
 format: $(READY) ## Format and mend what can be mended
@@ -60,6 +61,7 @@ check: $(READY) ## Lint, types, layers, generated files
 	$(BIN)/python -m corral.api.crd --check
 	$(BIN)/python docs/reference/generate.py --check
 	$(BIN)/python -m prometheus --check
+	$(BIN)/python -m grafana --check
 
 .PHONY: unit
 unit: $(READY) ## The tests that need no cluster
@@ -101,6 +103,13 @@ alerts-test: $(READY) ## Real faults make alerts fire and resolve, in a real Pro
 	@status=0; $(BIN)/python -m cluster observe --name alerts --pace $(PACE) && \
 	KUBECONFIG=$(CURDIR)/.cluster/alerts/kubeconfig $(BIN)/pytest tests/cluster/test_alerts.py $(PYTEST_ARGS) || status=$$?; \
 	$(MAKE) cluster-down NAME=alerts; exit $$status
+
+.PHONY: dashboards-test
+dashboards-test: $(READY) ## Every query of the dashboards returns data, from a real Prometheus (two minutes)
+	$(MAKE) cluster NAME=dashboards
+	@status=0; $(BIN)/python -m cluster observe --name dashboards --pace $(PACE) && \
+	KUBECONFIG=$(CURDIR)/.cluster/dashboards/kubeconfig $(BIN)/pytest tests/cluster/test_dashboards.py $(PYTEST_ARGS) || status=$$?; \
+	$(MAKE) cluster-down NAME=dashboards; exit $$status
 
 .PHONY: explore
 explore: $(READY) ## Kill the operator at every call it makes, in process: .explore/report.json
