@@ -179,6 +179,9 @@ def number(
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .thresholds(_from(limit, "green" if low else "red"))
     )
+    if of_all and unit == "short":
+        # Extrapolated, or it would be whole.
+        made.decimals(0)
     if words:
         options = {value: models.ValueMappingResult(text=text) for value, text in words.items()}
         made.mappings([models.ValueMap(options=options)])

@@ -1,6 +1,7 @@
 """Asks a Prometheus."""
 
 import json
+import time
 import urllib.request
 from typing import Any
 from urllib.parse import urlencode
@@ -13,9 +14,13 @@ class Prometheus:
         self.address = address
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
-    def now(self, expr: str) -> list[dict[str, Any]]:
-        """The series that an expression gives now, each with ``metric`` and ``value``."""
-        return self._asked("query", query=expr)
+    def now(self, expr: str, at: float | None = None) -> list[dict[str, Any]]:
+        """The series that an expression gives, each with ``metric`` and ``value``.
+
+        Args:
+            at: when, in seconds since 1970; now where left out.
+        """
+        return self._asked("query", query=expr, time=time.time() if at is None else at)
 
     def over(self, expr: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
         """The same over time, each with ``values``. Times are in seconds."""

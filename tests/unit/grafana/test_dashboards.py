@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from html import unescape
 from typing import Any
 
 import promql_parser
@@ -172,6 +173,14 @@ def test_dashboards_lead_to_each_other() -> None:
     for board in BOARDS.values():
         assert "corral" in board["tags"]
         assert any(link["tags"] == ["corral"] for link in board["links"])
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_the_guide_has_a_picture_with_every_panel(name: str) -> None:
+    assert f"../images/dashboards/{name}.svg" in (ROOT / "docs/guides/dashboards.md").read_text()
+    picture = unescape((ROOT / f"docs/images/dashboards/{name}.svg").read_text())
+    for panel in BOARDS[name]["panels"]:
+        assert f">{panel['title']}<" in picture
 
 
 def test_config_maps_have_the_label_of_the_sidecar_and_the_same_json() -> None:
