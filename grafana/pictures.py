@@ -64,7 +64,11 @@ def draw(prometheus: Prometheus, start: float, end: float) -> None:
                 for query in queries[path.stem, panel["title"]]
                 for one in _series(prometheus, query, start, end)
             ]
-            _KINDS[panel["type"]](axes, panel, found)
+            if found:
+                _KINDS[panel["type"]](axes, panel, found)
+            else:
+                axes.axis("off")
+                axes.text(0.01, 0.5, "no data", color="#888888")
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
         short = _POINT.sub(lambda found: _LONG.sub(r"\1", found[0]), text.getvalue())

@@ -8,7 +8,7 @@ _COST = "corral_cost_usd_total"
 _UNPRICED = "corral_unpriced_requests_total"
 _REQUESTS = "corral_model_requests_total"
 _SUCCEEDED = f'{AGENT}, phase="Succeeded"'
-_ESTIMATE = "Rises of counters are estimates; `corral get workflows` has each run to the cent."
+_ESTIMATE = "Rises of counters are estimates; `corral cost` has the exact sums."
 
 BOARD = Board(
     "cost",
@@ -28,8 +28,8 @@ BOARD = Board(
                 ),
                 number(
                     "Unpriced calls",
-                    "Calls of which the price is unknown: their cost is in no number here. Set the "
-                    "Model's `price`.",
+                    "Real calls whose cost is unknown, and in no number here: there is no price, "
+                    "or no answer came. Set the Model's `price`.",
                     or_none(rise(_UNPRICED, AGENT)),
                     limit=1,
                 ),
@@ -123,6 +123,19 @@ BOARD = Board(
                     unit="percentunit",
                     limit=0.0001,
                     most=1,
+                ),
+                graph(
+                    "Rows written to the ledger",
+                    "In a second. None while steps end: no ledger, or its database is away.",
+                    Query(rate("corral_ledger_rows_total"), "rows"),
+                    unit="ops",
+                ),
+                graph(
+                    "What the ledger lacks",
+                    "Attempts that wait until its database answers, which `corral cost` does not "
+                    "know yet; and rows that the database refused, which it never will.",
+                    Query("sum(corral_ledger_held_attempts)", "attempts that wait"),
+                    Query(rise("corral_ledger_refused_rows_total"), "rows refused"),
                 ),
             ],
         ),
