@@ -3,10 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster import observe
+from cluster.paths import Home
 from tests.cluster.harness import Cluster
 
 if TYPE_CHECKING:
@@ -80,6 +83,18 @@ def team() -> Iterator[Cluster]:
     """A namespace for a module: its tests share the Agents in it, and no Workflow."""
     with fresh_namespace() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def at() -> observe.Addresses:
+    """Where the Prometheus and the Alertmanager beside the cluster answer."""
+    home = Home(Path(os.environ["KUBECONFIG"]).resolve().parent.name)
+    if home.read().get("provider") != "embedded":
+        pytest.skip("Prometheus is started beside an embedded cluster only")
+    found = observe.addresses(home)
+    if not observe.answers(f"{found.prometheus}/-/ready"):
+        pytest.skip("no Prometheus is there: make observe")
+    return found
 
 
 @pytest.fixture

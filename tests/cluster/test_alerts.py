@@ -7,21 +7,18 @@ tests/unit/prometheus.
 
 import itertools
 import json
-import os
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 import yaml
 
 from cluster import observe
 from cluster.config import VOLUME
-from cluster.paths import Home
+from grafana.prometheus_api import Prometheus
 from tests.cluster import processes
 from tests.cluster.conftest import fresh_namespace
 from tests.cluster.gitops import crds
@@ -69,9 +66,7 @@ class Watch:
 
     def query(self, expr: str) -> list[Json]:
         """What an expression gives now."""
-        answer = self._get(f"{self.at.prometheus}/api/v1/query?query={quote(expr)}")
-        found: list[Json] = answer["data"]["result"]
-        return found
+        return Prometheus(self.at.prometheus).now(expr)
 
     def active(self) -> set[str]:
         """Alerts that Alertmanager has, of this test's namespace or of none."""
@@ -108,17 +103,6 @@ class Watch:
         started = time.monotonic()
         self.until(set(names).issubset, f"firing: {names}", meanwhile)
         print(f"{', '.join(names)}: fired after {time.monotonic() - started:.0f} s")
-
-
-@pytest.fixture(scope="module")
-def at() -> observe.Addresses:
-    home = Home(Path(os.environ["KUBECONFIG"]).resolve().parent.name)
-    if home.read().get("provider") != "embedded":
-        pytest.skip("Prometheus is started beside an embedded cluster only")
-    found = observe.addresses(home)
-    if not observe.answers(f"{found.prometheus}/-/ready"):
-        pytest.skip("no Prometheus is there: make alerts-test")
-    return found
 
 
 @pytest.fixture(scope="module")
