@@ -109,7 +109,7 @@ def graph(
         timeseries.Panel()
         .fill_opacity(30 if stacked else 8)
         .line_width(1)
-        .show_points(look.VisibilityMode.NEVER)
+        .show_points(look.VisibilityMode.AUTO)
         .min(0)
         .legend(
             common.VizLegendOptions()
@@ -128,12 +128,11 @@ def graph(
         made.stacking(common.StackingConfig().mode(look.StackingMode.NORMAL))
     if most is not None:
         made.max(most)
+    made.thresholds(_colors(limit))
     if limit is not None:
-        made.thresholds(_from(limit, "red")).thresholds_style(
+        made.thresholds_style(
             common.GraphThresholdsStyleConfig().mode(look.GraphThresholdsStyleMode.LINE)
         )
-    else:
-        made.thresholds(_from(None, ""))
     return _filled(made, title, description, queries, unit, width, 8)
 
 
@@ -147,10 +146,7 @@ def quantiles(histogram: str, selector: str, by: str, nameless: str = "") -> lis
     for share in (0.5, 0.95):
         expr = quantile(share, histogram, selector, by)
         found.append(
-            Query(
-                named(expr, by, nameless) if nameless else expr,
-                f"{{{{{by}}}}} p{share * 100:g}",
-            )
+            Query(named(expr, by, nameless) if nameless else expr, f"{{{{{by}}}}} p{share * 100:g}")
         )
     return found
 
@@ -177,7 +173,7 @@ def number(
         .graph_mode(look.BigValueGraphMode.NONE if of_all else look.BigValueGraphMode.AREA)
         .color_mode(look.BigValueColorMode.VALUE)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-        .thresholds(_from(limit, "green" if low else "red"))
+        .thresholds(_colors(limit, low=low))
     )
     if of_all and unit == "short":
         # Extrapolated, or it would be whole.
@@ -205,7 +201,7 @@ def bars(
         .display_mode(look.BarGaugeDisplayMode.BASIC)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .min(0)
-        .thresholds(_from(limit, "green" if low else "red"))
+        .thresholds(_colors(limit, low=low))
     )
     if most is not None:
         made.max(most)
@@ -233,10 +229,10 @@ def _filled(
     return made
 
 
-def _from(limit: float | None, above: str) -> sdk.ThresholdsConfig:
-    """Green, and from the limit on the colour ``above``; red below it where that is green."""
-    base = "red" if above == "green" else "green"
-    steps = [models.Threshold(color=base, value=None)]
+def _colors(limit: float | None, *, low: bool = False) -> sdk.ThresholdsConfig:
+    """Green, and red from the limit on; with ``low`` red, and green from the limit on."""
+    below, above = ("red", "green") if low else ("green", "red")
+    steps = [models.Threshold(color=below, value=None)]
     if limit is not None:
         steps.append(models.Threshold(color=above, value=limit))
     return sdk.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
@@ -273,6 +269,6 @@ def _runbook(title: str, alert: str) -> sdk.DashboardLink:
 
 def _numbered(board: models.Dashboard) -> models.Dashboard:
     """Panels get the ids that Grafana would give them, so that its exports don't differ."""
-    for number_, panel in enumerate(board.panels or [], start=1):
-        panel.id_val = number_
+    for place, panel in enumerate(board.panels or [], start=1):
+        panel.id_val = place
     return board

@@ -50,7 +50,8 @@ def _metrics() -> Iterator[str]:
     yield _HEAD.format(source="telemetry/metrics.py and worker/metrics.py in operator/corral")
     yield "# Metrics\n"
     yield "In Prometheus' text format. Labels are bounded: what is configured, never a run. What"
-    yield "goes by them: [alerting](../guides/alerting.md).\n"
+    yield "goes by them: [alerting](../guides/alerting.md),"
+    yield "[dashboards](../guides/dashboards.md).\n"
     yield "## Operator\n"
     yield "Port 9090, `/metrics`; the Service `corral-operator-metrics` in `corral-system`, port"
     yield "`metrics`. Besides these there are Python's own, `python_*` and `process_*`. Who does"
