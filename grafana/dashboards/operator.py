@@ -52,9 +52,7 @@ BOARD = Board(
                 number(
                     "Artifact store",
                     "Whether large outputs can be read and written.",
-                    or_none(
-                        "min(corral_artifact_store_usable and on (instance) corral_leader == 1)"
-                    ),
+                    "min(corral_artifact_store_usable and on (instance) corral_leader == 1)",
                     words={"0": "rests", "1": "usable"},
                     limit=1,
                     low=True,
