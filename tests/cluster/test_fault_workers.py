@@ -224,8 +224,11 @@ def test_workers_whose_labels_are_taken_off_stay_the_pool_s_or_are_replaced(
     first, second = (pod["metadata"]["name"] for pod in lab.workers())
     lab.cluster.kubectl("label", "pod", first, "corral.dev/pool-", "corral.dev/slot-")
     lab.cluster.kubectl("label", "pod", second, "corral.dev/revision-")
-    oracle.holds("unlabelled")
-    assert second not in {pod["metadata"]["name"] for pod in lab.workers()}
+    oracle.ends_well("unlabelled")
+    wait_until(
+        lambda: second not in {pod["metadata"]["name"] for pod in lab.workers()}, "it is replaced"
+    )
+    oracle.settled()
 
 
 def test_a_worker_that_says_no_more_that_it_is_one_is_replaced(lab: Lab, oracle: Oracle) -> None:

@@ -26,6 +26,7 @@ RULES: Json = {
     "latency": "30ms",
     "rules": [
         {"match": "^broken", "fault": "Quota"},
+        {"match": "^slow handed", "latency": "5s", **TOKENS},
         {"match": "^slow", "latency": "1500ms", **TOKENS},
         {"match": "^large", "reply": "large " * 500, **TOKENS},
         TOKENS,

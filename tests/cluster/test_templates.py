@@ -259,7 +259,7 @@ def test_children_spend_no_more_than_their_parent_has(lab: Lab) -> None:
 
 
 def test_what_happens_to_a_parent_happens_to_its_children(lab: Lab) -> None:
-    chain = [step("a", input="slow a"), step("b", "a", input="slow b"), step("c", "b")]
+    chain = [step("a", input="long a"), step("b", "a", input="long b"), step("c", "b")]
     lab.make(template("chain", *chain))
     names = ("stopped", "suspended", "orphaned", "robbed")
     lab.make(*(workflow(name, child("kid", "chain"), step("last", "kid")) for name in names))
@@ -290,7 +290,7 @@ def test_what_happens_to_a_parent_happens_to_its_children(lab: Lab) -> None:
     assert phases(lab.cluster.get("workflow", kids["suspended"]))["c"] == "Pending"
     lab.cluster.patch("workflow", "suspended", {"spec": {"suspend": None}})
     assert lab.cluster.finished("suspended")["status"]["phase"] == "Succeeded"
-    lab.called_once_each(paused["metadata"]["uid"], {"slow a", "slow b", "c: go"})
+    lab.called_once_each(paused["metadata"]["uid"], {"long a", "long b", "c: go"})
     done = lab.cluster.kubectl("get", "workflow", kids["orphaned"], check=False)
     assert done.returncode != 0, "the child of a parent that is gone"
 

@@ -163,7 +163,8 @@ class Controller:
             ended = (obj.get("status") or {}).get("phase") in ("Failed", "Succeeded")
             if gone or ended:
                 self._worker_gone(obj["metadata"]["uid"])
-            self._queues["agentpools"].add((key[0], pool_of(obj)))
+            if pool := pool_of(obj):  # anybody may put our labels on a pod
+                self._queues["agentpools"].add((key[0], pool))
             return
         if kind.plural in self._queues:
             self._queues[kind.plural].add(key)
