@@ -283,6 +283,21 @@ class Rules:
                 "Runs with large outputs wait.",
                 120,
             ),
+            Alert(
+                "CorralLedgerBehind",
+                "warning",
+                "max(corral_ledger_held_attempts) > 0 and max(corral_ledger_up) == 0",
+                "The ledger of costs can't be written",
+                "What {{ $value | humanize }} attempts cost waits to be written; runs go on.",
+                600,
+            ),
+            Alert(
+                "CorralLedgerRefusesRows",
+                "warning",
+                f"sum(increase(corral_ledger_refused_rows_total[{self._at(3600)}])) > 0",
+                "The ledger's database refuses rows",
+                "{{ $value | humanize }} rows of costs are in no ledger; statuses have them.",
+            ),
         ]
 
     def _operator(self) -> list[Alert]:

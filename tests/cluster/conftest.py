@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from tests.faults.rig import Rig
 
 ALONE = frozenset(
-    {"test_alerts", "test_lost_nodes", "test_memoize", "test_outputs", "test_templates"}
+    {
+        "test_alerts",
+        "test_lost_nodes",
+        "test_memoize",
+        "test_outputs",
+        "test_security",
+        "test_templates",
+    }
 )
 """Modules that act while a slow call runs, or end what others use.
 
@@ -35,7 +42,6 @@ APART = frozenset(
         "test_faults",
         "test_ledger",
         "test_restore",
-        "test_security",
     }
 )
 """Modules that end operators and API servers again and again: on a cluster of their own."""

@@ -185,7 +185,7 @@ def run_of(made: Json, minute: int, work: Json) -> Json:
     return run
 
 
-def until_used(audit: Audit, rights: Iterable[Right], what: str, timeout: float = 30) -> None:
+def until_used(audit: Audit, rights: Iterable[Right], what: str, timeout: float = 60) -> None:
     deadline = time.monotonic() + timeout
     while missing := sorted(set(rights) - audit.used()):
         words = ", ".join(map(str, missing))

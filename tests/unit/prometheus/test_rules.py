@@ -185,6 +185,21 @@ CASES = [
         "5m",
         {"corral_artifact_store_usable": "1x10"},
     ),
+    Case(
+        "CorralLedgerBehind",
+        "",
+        {"corral_ledger_held_attempts": "5x20", "corral_ledger_up": "0x20"},
+        "15m",
+        {"corral_ledger_held_attempts": "0x20", "corral_ledger_up": "0x20"},
+        "8m",
+    ),
+    Case(
+        "CorralLedgerRefusesRows",
+        "",
+        {"corral_ledger_refused_rows_total": "0x5 2x15"},
+        "10m",
+        {"corral_ledger_refused_rows_total": "2x20"},
+    ),
     Case("CorralOperatorDown", "", {LEADER % "x": "1x3 stale"}, "7m", {LEADER % "x": "0x10"}),
     Case(
         "CorralNobodyLeads",
