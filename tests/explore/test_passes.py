@@ -273,6 +273,7 @@ def test_a_run_keeps_the_template_that_it_began_with_under_the_next_leader_too()
 def test_who_may_not_lead_at_the_moment_makes_no_pass() -> None:
     async def work(leader: Leader) -> None:
         await leader.turn("workflows")
+        await asyncio.sleep(1)  # Events are posted in the background
         before = list(leader.kube.made), list(leader.sent)
         await asyncio.sleep(9)  # nobody renews the lease
         leader.server.change(WORKFLOWS, *KEY, {"spec": {"shutdown": "Stop"}})
