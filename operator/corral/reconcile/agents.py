@@ -205,14 +205,11 @@ class Agents:
         if usage is not previous.usage or status.budget != previous.budget:
             self._flushed[key] = now
         try:
-            written = await self._world.kube.put_status(AGENTS, updated)
-        except ApiError as error:
+            written = await self._world.put_status(AGENTS, updated)
+        except ApiError:
             if pending and usage is not None and usage is not previous.usage:
                 self._unsure[key] = (usage, pending)
-            if error.conflict:
-                self._world.agents.see(await self._world.kube.get(AGENTS, *key))
             raise
-        self._world.agents.see(written)
         was_ready = any(c.type == "Ready" and c.status == "True" for c in previous.conditions)
         if not readiness.ready and (was_ready or not previous.conditions):
             await post_event(
@@ -314,14 +311,11 @@ class Agents:
         if updated["status"] == obj.get("status"):
             return
         try:
-            written = await self._world.kube.put_status(MODELS, updated)
+            written = await self._world.put_status(MODELS, updated)
         except ApiError as error:
-            if error.conflict:
-                self._world.models.see(await self._world.kube.get(MODELS, *key))
             if not error.not_found:
                 raise RetryLaterError(str(error), error.retry_after) from error
             return
-        self._world.models.see(written)
         if (previous.circuit or "Closed") != status.circuit:
             await self._announce_circuit(written, status)
 

@@ -350,10 +350,9 @@ class Controller:
             before = {key_of(obj) for obj in store}
             labels = WORKER_SELECTOR if kind is PODS else ""
             listed = {key_of(obj): obj for obj in await self.world.kube.list_metadata(kind, labels)}
-            overdue = self._ahead.get(kind, [])
-            self._ahead[kind] = [obj for obj in listed.values() if store.is_behind(obj)]
-            if at_once:
-                overdue = self._ahead.pop(kind)
+            ahead = [obj for obj in listed.values() if store.is_behind(obj)]
+            overdue = ahead if at_once else self._ahead.get(kind, [])
+            self._ahead[kind] = ahead
             if len(overdue) > MANY:
                 for obj in await self.world.kube.list(kind, labels=labels):
                     self.saw(kind, None, obj)

@@ -143,14 +143,7 @@ class Crons:
         updated = with_status(obj, status)
         if updated["status"] == obj.get("status"):
             return
-        try:
-            self._world.crons.see(await self._world.kube.put_status(CRONS, updated))
-        except ApiError as error:
-            if error.conflict:
-                meta = obj["metadata"]
-                newest = await self._world.kube.get(CRONS, meta["namespace"], meta["name"])
-                self._world.crons.see(newest)
-            raise
+        await self._world.put_status(CRONS, updated)
 
     async def _tell(self, key: ObjectKey, obj: Json, plan: CronPlan) -> None:
         if plan.create is not None:

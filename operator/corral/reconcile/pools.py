@@ -75,15 +75,6 @@ class Pools:
             else:
                 await self._pass(key, obj)
         except ApiError as error:
-            if error.conflict and obj is not None:
-                await self._read_again(key)
-            if not error.not_found:
-                raise RetryLaterError(str(error), error.retry_after) from error
-
-    async def _read_again(self, key: ObjectKey) -> None:
-        try:
-            self._world.pools.see(await self._world.kube.get(POOLS, *key))
-        except ApiError as error:
             if not error.not_found:
                 raise RetryLaterError(str(error), error.retry_after) from error
 
@@ -439,8 +430,7 @@ class Pools:
         self._written[key] = now
         newest = self._world.pools.get(key) or obj
         updated["metadata"] = newest["metadata"]
-        written = await self._world.kube.put_status(POOLS, updated)
-        self._world.pools.see(written)
+        written = await self._world.put_status(POOLS, updated)
         problem = reason in (Reason.POD_FAILED, Reason.INVALID_SPEC)
         if problem and not any(c.message == message for c in previous.conditions):
             await post_event(self._world.kube, written, "Warning", reason, message)

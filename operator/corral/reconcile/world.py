@@ -13,7 +13,7 @@ from corral.api.model import ModelSpec
 from corral.cost.prices import price, source_of
 from corral.dispatch.attempts import Attempts
 from corral.dispatch.client import WorkerClient
-from corral.kube.client import Json, Kind, Kube
+from corral.kube.client import ApiError, Json, Kind, Kube
 from corral.kube.tokens import Tokens
 from corral.ledger.writer import Ledger
 from corral.plan.agent import (
@@ -120,6 +120,22 @@ class World:
 
     def __post_init__(self) -> None:
         self.slots.gates.specs = self.models_of
+
+    async def put_status(self, kind: Kind, obj: Json) -> Json:
+        """Writes a status and takes what came of it; where somebody wrote before, what they wrote.
+
+        Raises:
+            ApiError: it was not written; a conflict, or why the newest state can't be read.
+        """
+        meta, store = obj["metadata"], self.store(kind)
+        try:
+            written = await self.kube.put_status(kind, obj)
+        except ApiError as error:
+            if error.conflict:
+                store.see(await self.kube.get(kind, meta["namespace"], meta["name"]))
+            raise
+        store.see(written)
+        return written
 
     def forget_agent(self, key: ObjectKey) -> None:
         """Frees what is kept about an Agent that is gone."""

@@ -1,6 +1,5 @@
 """A pass over a CronWorkflow against an API server that refuses, loses and takes names."""
 
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -9,7 +8,6 @@ from corral.kube.client import CRONS, WORKFLOWS, ApiError, Kind, Kube
 from corral.plan.times import parse
 from corral.reconcile.crons import Crons
 from corral.reconcile.queue import RetryLaterError
-from corral.reconcile.store import Store
 from corral.reconcile.world import Wake, World
 
 Json = dict[str, Any]
@@ -110,10 +108,11 @@ class Lab:
             cron=lambda _, delay=0.0: self.wishes.append(delay),
             workflow=lambda key, delay=0.0: self.woken.append(key[1]),
         )
-        self.world = SimpleNamespace(
-            kube=self.kube, crons=Store(), workflows=Store(), wake=wake
-        )  # all of a World that these passes need
-        self.crons = Crons(cast("World", self.world))
+        nothing: Any = None  # these passes call nobody but the API server
+        self.world = World(
+            cast("Any", self.kube), nothing, nothing, nothing, nothing, "", wake=wake
+        )
+        self.crons = Crons(self.world)
         for (plural, _), obj in self.kube.objects.items():
             store = self.world.crons if plural == "cronworkflows" else self.world.workflows
             store.see({**obj, "metadata": dict(obj["metadata"])})
