@@ -95,6 +95,8 @@ class AttemptRequest(Resource):
     decisions: list[ToolDecision] = Field(default_factory=list)
     """One for every pending call of ``conversation``."""
     traceparent: str | None = None
+    """The attempt's span. If it is sampled the report tells of the calls; models and tools are
+    told of their calls' spans in every case."""
     correlation_id: str | None = None
 
 
@@ -118,6 +120,51 @@ class ModelUsage(Resource):
     or without an answer when the attempt's time was over."""
     retry_after_seconds: str | None = None
     """How long the provider asked to be left alone, with its last answer."""
+
+
+class ModelCallSpan(Resource):
+    """One call to a model, as a trace shows it. Counts are whole numbers as text."""
+
+    span_id: str
+    """16 hexadecimal digits: ``span_id(attempt id, "call", ordinal)`` of ``corral.api.trace``."""
+    started_at: str
+    """Seconds since the epoch, to the microsecond, by the worker's clock."""
+    seconds: str
+    model_ref: str
+    provider: str
+    model: str
+    response_model: str | None = None
+    """The model that answered, as it calls itself."""
+    response_id: str | None = None
+    finish_reason: str | None = None
+    input_tokens: str = "0"
+    output_tokens: str = "0"
+    cached_input_tokens: str = "0"
+    simulated: bool = False
+    unanswered: bool = False
+    """Nobody knows what it used."""
+    error_class: ErrorClass | None = None
+
+
+class ToolCallSpan(Resource):
+    """One call of a tool, as a trace shows it."""
+
+    span_id: str
+    """As a model call's; ordinals count both."""
+    started_at: str
+    seconds: str
+    tool: str
+    """As the server calls it."""
+    entry: str
+    """The Agent's entry that the tool belongs to; empty for a step's call."""
+    call_id: str | None = None
+    """The model's id of the call."""
+    outcome: str
+    """Answered, Failed or Unreachable."""
+
+
+MAX_CALL_SPANS = 512
+"""Of an attempt: the first ones are told of. What the others used is in the totals."""
 
 
 class AttemptError(Resource):
@@ -157,6 +204,11 @@ class AttemptReport(Resource):
     input_required: InputRequired | None = None
     """Set where the task's state is INPUT_REQUIRED."""
     duration_seconds: str = "0"
+    started_at: str | None = None
+    """Seconds since the epoch, to the microsecond, by the worker's clock."""
+    model_calls: list[ModelCallSpan] = Field(default_factory=list)
+    """For the trace, if the request's is sampled."""
+    tool_calls: list[ToolCallSpan] = Field(default_factory=list)
 
 
 class InventoryEntry(Resource):
