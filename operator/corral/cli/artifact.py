@@ -8,19 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from corral.api.workflow import StepPhase
 from corral.cli.cluster import ApiError, Cluster
 from corral.cli.errors import CliError, Exit
 from corral.cli.lookup import workflow_of
+from corral.cli.operator_service import OperatorService
+from corral.cli.options import OPERATOR_NAMESPACE
 from corral.cli.view import RunView
 from corral.cli.words import similar
 from corral.plan.artifacts import Reference, decode, encode
 from corral.plan.state import JournalError, Node, Run, Step, Stored
 
-OPERATOR_NAMESPACE = "corral-system"
-_SERVICE = "corral-operator:artifacts"
 _SEGMENT = re.compile(r"(?P<name>[^.\[\]]+)(?:\[(?P<item>\d+)\])?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -46,7 +45,9 @@ def output(cluster: Cluster, namespace: str, name: str, wanted: Wanted) -> Exit:
         CliError: there is none, or it can't be had.
     """
     view = RunView.of(workflow_of(cluster, namespace, name))
-    store = _Store(cluster, view, wanted.operator_namespace)
+    where = wanted.operator_namespace
+    service = OperatorService(cluster, where, "artifacts", "corral-artifact-reader")
+    store = _Store(service, view)
     if wanted.step is None:
         value = _of_run(view, store)
     else:
@@ -59,9 +60,8 @@ def output(cluster: Cluster, namespace: str, name: str, wanted: Wanted) -> Exit:
 class _Store:
     """The artifact store, as one reaches it through the API server."""
 
-    cluster: Cluster
+    service: OperatorService
     view: RunView
-    operator_namespace: str
 
     def value(self, inline: Any, stored: Stored | None) -> Any:
         """What the journal keeps inline, or by its place."""
@@ -76,31 +76,15 @@ class _Store:
         Raises:
             CliError: it is not there, or can't be had.
         """
-        where = quote(self.operator_namespace)
-        service = f"/api/v1/namespaces/{where}/services/{_SERVICE}"
         try:
-            content = self.cluster.read(f"{service}/proxy/artifacts/{reference.path}")
+            content = self.service.read(f"artifacts/{reference.path}")
         except ApiError as error:
-            raise CliError(_why(error, reference, self.operator_namespace)) from None
+            if error.status == 404:
+                raise CliError(f"{reference.text} is not in the artifact store") from None
+            raise CliError(f"{reference.text} can't be read: {error.message}") from None
         if hashlib.sha256(content).hexdigest() != reference.sha256:
             raise CliError(f"{reference.text} came damaged: its content has another SHA-256")
         return decode(content)
-
-
-def _why(error: ApiError, reference: Reference, namespace: str) -> str:
-    if error.status == 403:
-        return (
-            f"{error.message}; an admin may bind you to the Role corral-artifact-reader in "
-            f"namespace {namespace}"
-        )
-    if error.status == 404 and error.details.get("name"):
-        return (
-            f"there is no Service corral-operator in namespace {namespace!r} that serves artifacts "
-            "(another namespace: --operator-namespace)"
-        )
-    if error.status == 404:
-        return f"{reference.text} is not in the artifact store"
-    return f"{reference.text} can't be read: {error.message}"
 
 
 def _of_run(view: RunView, store: _Store) -> Any:

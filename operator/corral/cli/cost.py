@@ -10,18 +10,19 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from corral.api.types import seconds
 from corral.cli import focus
 from corral.cli.cluster import ApiError, Cluster
 from corral.cli.errors import CliError, Exit
+from corral.cli.operator_service import OperatorService
+from corral.cli.options import OPERATOR_NAMESPACE
 from corral.cli.words import similar
 from corral.ledger.query import KEYS
 
 ATTEMPT = "attempt"
 """The key that stands for every row as it is."""
-_SERVICE = "corral-operator:ledger"
 _PAGE = 2000
 _BAR = 24
 _DIGITS = 12
@@ -50,7 +51,7 @@ class Wanted:
     only: dict[str, str]
     form: str = "table"
     file: str | None = None
-    operator_namespace: str = "corral-system"
+    operator_namespace: str = OPERATOR_NAMESPACE
 
 
 def cost(cluster: Cluster, wanted: Wanted) -> Exit:
@@ -59,7 +60,9 @@ def cost(cluster: Cluster, wanted: Wanted) -> Exit:
     Raises:
         CliError: the ledger can't be had, or the file not be written.
     """
-    ledger = _Ledger(cluster, wanted)
+    where = wanted.operator_namespace
+    service = OperatorService(cluster, where, "ledger", "corral-ledger-reader")
+    ledger = _Ledger(service, wanted)
     if wanted.form == "focus" or wanted.by == (ATTEMPT,):
         rows = list(_counted(ledger.entries()))
         _note(_totals(rows))
@@ -186,7 +189,7 @@ def _note(total: Row) -> None:
 class _Ledger:
     """The operator's ledger, as one reaches it through the API server."""
 
-    cluster: Cluster
+    service: OperatorService
     wanted: Wanted
 
     def sums(self, keys: Sequence[str]) -> Row:
@@ -209,29 +212,13 @@ class _Ledger:
         if wanted.namespace is not None:
             asked["namespace"] = wanted.namespace
         query = urlencode(asked | more, doseq=True)
-        where = quote(wanted.operator_namespace)
-        service = f"/api/v1/namespaces/{where}/services/{_SERVICE}"
         try:
-            found = json.loads(self.cluster.read(f"{service}/proxy/{what}?{query}"))
+            found = json.loads(self.service.read(f"{what}?{query}"))
         except ApiError as error:
-            raise CliError(_why(error, wanted.operator_namespace)) from None
+            raise CliError(error.message) from None
         except ValueError:
             raise CliError("the operator's answer can't be read") from None
         return dict(found)
-
-
-def _why(error: ApiError, namespace: str) -> str:
-    if error.status == 403:
-        return (
-            f"{error.message}; an admin may bind you to the Role corral-ledger-reader in "
-            f"namespace {namespace}"
-        )
-    if error.status == 404 and error.details.get("name"):
-        return (
-            f"there is no Service corral-operator in namespace {namespace!r} that serves a ledger "
-            "(another namespace: --operator-namespace)"
-        )
-    return error.message
 
 
 def _counted(rows: Iterator[Row]) -> Iterator[Row]:

@@ -90,6 +90,10 @@ Namespace = Annotated[
         autocompletion=complete.namespaces,
     ),
 ]
+OPERATOR_NAMESPACE = "corral-system"
+OperatorNamespace = Annotated[
+    str, typer.Option("--operator-namespace", help="Where the operator is.")
+]
 Kubeconfig = Annotated[
     str | None, typer.Option("--kubeconfig", help="A kubeconfig; else KUBECONFIG, as kubectl.")
 ]

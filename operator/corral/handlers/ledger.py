@@ -15,7 +15,7 @@ from aiohttp import web
 from corral.api.types import to_field_name
 from corral.breaker import Breaker, RestingError
 from corral.ledger.errors import LedgerError
-from corral.ledger.query import KEYS, Filter, Sum
+from corral.ledger.query import KEYS, Filter, Sum, total
 from corral.ledger.rows import Entry
 from corral.plan.times import rfc3339_millis
 
@@ -77,13 +77,11 @@ async def _costs(store: "Store", request: web.Request) -> dict[str, Any]:
     by = request.query.getall("by", [])
     if (unknown := next((key for key in by if key not in KEYS), None)) is not None:
         raise _WrongError(f"by: {unknown!r} is none of {', '.join(KEYS)}")
-    wanted = _filter(request)
-    sums = await store.sums(by, wanted)
-    whole = await store.sums([], wanted)
+    sums = await store.sums(by, _filter(request))
     return {
         "by": by,
         "rows": [dict(zip(by, one.keys, strict=True)) | _measures(one) for one in sums],
-        "total": _measures(whole[0]),
+        "total": _measures(total(sums)),
     }
 
 

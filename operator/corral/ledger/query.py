@@ -1,6 +1,6 @@
 """What the ledger can be asked, and what it answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -25,6 +25,8 @@ MEASURES = (
     "cached_input_tokens",
     "unpriced_requests",
 )
+
+_COUNTS = ("rows", *MEASURES, "simulated_requests")
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,10 @@ class Sum:
     simulated_requests: int
     cost_usd: Decimal | None
     """Of what had a price; None where nothing had."""
+
+
+def total(sums: Sequence[Sum]) -> Sum:
+    """All of them together, without keys."""
+    costs = [one.cost_usd for one in sums if one.cost_usd is not None]
+    counts = {name: sum(getattr(one, name) for one in sums) for name in _COUNTS}
+    return Sum(keys=(), cost_usd=sum(costs, Decimal(0)) if costs else None, **counts)

@@ -10,14 +10,10 @@ from decimal import Decimal
 
 from corral.api.agent import AgentBudget, AgentBudgetStatus
 from corral.plan.budget import Reservation, period
+from corral.plan.keys import AgentKey, WorkflowKey
 from corral.plan.observed import Grant
 from corral.plan.state import Consumption
 from corral.plan.times import parse, rfc3339
-
-AgentKey = tuple[str, str]
-"""(namespace, Agent's name)."""
-RunKey = tuple[str, str]
-"""(namespace, Workflow's name)."""
 
 
 @dataclass
@@ -34,7 +30,7 @@ class Budgets:
     def __init__(self) -> None:
         self._accounts: dict[AgentKey, _Account] = {}
         self._held: dict[AgentKey, dict[str, Reservation]] = {}
-        self._of_run: dict[RunKey, dict[str, AgentKey]] = {}
+        self._of_run: dict[WorkflowKey, dict[str, AgentKey]] = {}
 
     def open(
         self, agent: AgentKey, budget: AgentBudget, status: AgentBudgetStatus | None, now: float
@@ -67,7 +63,7 @@ class Budgets:
 
     def reserve(
         self,
-        run: RunKey,
+        run: WorkflowKey,
         agent: AgentKey,
         budget: AgentBudget | None,
         attempt: str,
@@ -86,7 +82,7 @@ class Budgets:
         return Grant.LATER if _within(budget, [spent, wanted]) and held else Grant.EXCEEDED
 
     def hold_only(
-        self, run: RunKey, running: Mapping[str, tuple[AgentKey, Reservation]]
+        self, run: WorkflowKey, running: Mapping[str, tuple[AgentKey, Reservation]]
     ) -> set[AgentKey]:
         """What a run's attempts hold, as its state says; returns whose Agents it was less for."""
         before = self._of_run.pop(run, {})

@@ -16,7 +16,8 @@ from typing import Literal
 
 from corral.api.model import Limits, ModelSpec
 from corral.plan.breaker import Circuit, breaker_of
-from corral.plan.limits import Limit, Load, Meter, RunKey
+from corral.plan.keys import WorkflowKey
+from corral.plan.limits import Limit, Load, Meter
 
 Obstacle = Limit | Literal["circuitBreaker", "retryAfter"]
 """What keeps an attempt from starting."""
@@ -56,7 +57,7 @@ class Gate:
     def __init__(self, used_up_at: float | None = None) -> None:
         self.circuit = Circuit()
         self.meter = Meter() if used_up_at is None else Meter(used_up_at=used_up_at)
-        self._line: dict[RunKey, _Waiting] = {}
+        self._line: dict[WorkflowKey, _Waiting] = {}
         self._number = 0
         self._seen: dict[str, int] = {}
 
@@ -79,7 +80,7 @@ class Gate:
         return "circuitBreaker" if self.circuit.opened else "retryAfter"
 
     def admit(
-        self, run: RunKey, attempt: str, load: Load, now: float, priority: int = 0
+        self, run: WorkflowKey, attempt: str, load: Load, now: float, priority: int = 0
     ) -> Obstacle | None:
         """Lets an attempt start, and reserves its load; or tells what is in the way."""
         found = self._obstacle(run, self.meter.clamped(load), now, priority)
@@ -91,7 +92,7 @@ class Gate:
                 waiting.since, waiting.number = now, self._number
         return found
 
-    def _obstacle(self, run: RunKey, load: Load, now: float, priority: int) -> Obstacle | None:
+    def _obstacle(self, run: WorkflowKey, load: Load, now: float, priority: int) -> Obstacle | None:
         if (closed := self.closed_to(now)) is not None:
             return closed
         if (full := self.meter.refuses(load, now)) is not None:
@@ -124,7 +125,7 @@ class Gate:
 
     def wait(
         self,
-        run: RunKey,
+        run: WorkflowKey,
         need: Load,
         count: int,
         obstacle: Obstacle,
@@ -140,11 +141,11 @@ class Gate:
         known.need, known.count = self.meter.clamped(need), count
         known.priority, known.obstacle, known.called = priority, obstacle, None
 
-    def leave(self, run: RunKey) -> None:
+    def leave(self, run: WorkflowKey) -> None:
         """A run waits no more."""
         self._line.pop(run, None)
 
-    def resize(self, run: RunKey, attempt: str, load: Load, now: float) -> Obstacle | None:
+    def resize(self, run: WorkflowKey, attempt: str, load: Load, now: float) -> Obstacle | None:
         """An attempt that was let in needs another amount; what is in the way, if it can't start.
 
         Its turn was judged when it was let in.
@@ -164,13 +165,13 @@ class Gate:
             self._seen[one.obstacle] = self._seen.get(one.obstacle, 0) + one.count
         return self._seen
 
-    def call(self, now: float) -> list[RunKey]:
+    def call(self, now: float) -> list[WorkflowKey]:
         """The runs that may start something now, in their order; they are expected to ask."""
         if self.closed_to(now) is not None:
             return []
         for run in [run for run, one in self._line.items() if one.is_late(now)]:
             self.leave(run)
-        called: list[RunKey] = []
+        called: list[WorkflowKey] = []
         needed = Load()
         line = sorted(self._line.items(), key=lambda pair: pair[1].place)
         for run, one in line:

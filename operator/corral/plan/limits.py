@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from corral.api.model import Limits
+from corral.plan.keys import WorkflowKey
 
 WINDOW = 60.0
 """Seconds for which an ended request counts."""
 _GRAIN = 0.25
 """Seconds within which ends share an entry, and count as long as the last of them."""
 
-RunKey = tuple[str, str]
-"""(namespace, Workflow's name)."""
 Limit = Literal["maxInFlight", "requestsPerMinute", "tokensPerMinute"]
 
 
@@ -48,7 +47,7 @@ class Load:
 @dataclass
 class _Ended:
     expires: float
-    run: RunKey
+    run: WorkflowKey
     requests: int
     tokens: int
 
@@ -65,11 +64,11 @@ class Meter:
     def __init__(self, limits: Limits | None = None, used_up_at: float = -math.inf) -> None:
         self.limits = limits or Limits()
         self._used_up_at = used_up_at
-        self._flying: dict[str, tuple[RunKey, Load]] = {}
+        self._flying: dict[str, tuple[WorkflowKey, Load]] = {}
         self._ended: deque[_Ended] = deque()
         self._requests = 0
         self._tokens = 0
-        self._of_run: dict[RunKey, Counter[str]] = {}
+        self._of_run: dict[WorkflowKey, Counter[str]] = {}
 
     def __contains__(self, attempt: str) -> bool:
         return attempt in self._flying
@@ -84,7 +83,7 @@ class Meter:
         """Whether nothing counts any more."""
         return not self._flying and not self._ended
 
-    def reserve(self, attempt: str, run: RunKey, load: Load) -> None:
+    def reserve(self, attempt: str, run: WorkflowKey, load: Load) -> None:
         """An attempt starts, or needs another amount than was thought."""
         load = self.clamped(load)
         self.drop(attempt)
@@ -103,7 +102,7 @@ class Meter:
             self.drop(attempt)
             self.add(known[0], now, known[1] if used is None else used)
 
-    def add(self, run: RunKey, now: float, used: Load) -> None:
+    def add(self, run: WorkflowKey, now: float, used: Load) -> None:
         """Something was used that had not been reserved."""
         if not used.requests and not used.tokens:
             return
@@ -161,7 +160,7 @@ class Meter:
                 at = ended.expires
         return None
 
-    def share(self, run: RunKey, more: Load) -> float:
+    def share(self, run: WorkflowKey, more: Load) -> float:
         """The part of the tightest limit that counts for a run, from 0 to 1, with ``more``."""
         own = self._of_run.get(run, Counter())
         parts = [0.0]
@@ -174,7 +173,7 @@ class Meter:
                 parts.append((held + added) / limit)
         return max(parts)
 
-    def runs(self) -> set[RunKey]:
+    def runs(self) -> set[WorkflowKey]:
         """The runs that something counts for."""
         return set(self._of_run)
 
@@ -202,7 +201,7 @@ class Meter:
             old = self._ended.popleft()
             self._count(old.run, -old.requests, -old.tokens)
 
-    def _count(self, run: RunKey, requests: int, tokens: int, flying: int = 0) -> None:
+    def _count(self, run: WorkflowKey, requests: int, tokens: int, flying: int = 0) -> None:
         self._requests += requests
         self._tokens += tokens
         own = self._of_run.setdefault(run, Counter())

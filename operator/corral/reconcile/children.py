@@ -6,12 +6,12 @@ from corral.api.workflow import WorkflowPhase
 from corral.artifacts.errors import ArtifactStoreError
 from corral.kube.client import ApiError, Json
 from corral.plan.facts import NotYetKnownError
+from corral.plan.keys import WorkflowKey
 from corral.plan.kinds import children_under_way, wanted_approvals, wanted_children
 from corral.plan.observed import ChildView, Pass
 from corral.plan.template import called_by
 from corral.reconcile.made import children_of, make_approval, make_child
 from corral.reconcile.queue import RetryLaterError
-from corral.reconcile.slots import WorkflowKey
 from corral.reconcile.store import key_of, owned_by
 from corral.reconcile.world import World
 

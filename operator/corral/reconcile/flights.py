@@ -6,7 +6,7 @@ that turn again.
 
 from collections import defaultdict
 
-from corral.reconcile.slots import WorkflowKey
+from corral.plan.keys import WorkflowKey
 
 MemoKey = tuple[str, str]
 """(namespace, memo key)."""

@@ -13,13 +13,13 @@ from corral.ledger.rows import Origin, entries_of
 from corral.plan.attempts import Place, payload_at, running_attempts
 from corral.plan.expressions import ExpressionError
 from corral.plan.facts import NotYetKnownError
+from corral.plan.keys import WorkflowKey
 from corral.plan.names import ANNOTATION_CORRELATION_ID, LABEL_AGENT
 from corral.plan.observed import Pass, Payload, Result
 from corral.plan.state import Consumption, Run, Worker
 from corral.reconcile.measures import count_start
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.shares import COALESCE
-from corral.reconcile.slots import WorkflowKey
 from corral.reconcile.store import ObjectKey
 from corral.reconcile.world import World
 from corral.telemetry import metrics

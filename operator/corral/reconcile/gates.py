@@ -11,13 +11,11 @@ from corral.api.errors import ErrorClass, Reason
 from corral.api.model import Limits, ModelSpec, ModelStatus
 from corral.plan.breaker import Circuit
 from corral.plan.gate import Gate, Obstacle
-from corral.plan.limits import Load, RunKey
+from corral.plan.keys import ModelKey, WorkflowKey
+from corral.plan.limits import Load
 from corral.plan.observed import ModelCalls, Result, Want
 from corral.plan.times import parse
 from corral.telemetry import metrics
-
-ModelKey = tuple[str, str]
-"""(namespace, Model's name)."""
 
 CALLED = 0.02
 """Seconds after which a run looks that may start something: results may come in between."""
@@ -37,18 +35,18 @@ class Gates:
         """Seconds that never jump, as the API server's clock may; all moments here are by it."""
         self.specs: Callable[[str], Mapping[str, ModelSpec]] = lambda _: {}
         """The Models of a namespace, by name."""
-        self.wake_workflow: Callable[[RunKey, float], None] = lambda *_: None
+        self.wake_workflow: Callable[[WorkflowKey, float], None] = lambda *_: None
         self.wake_model: Callable[[ModelKey, float], None] = lambda *_: None
         """Asks for a pass over a Model, which writes its status and calls who waits."""
         self._gates: dict[ModelKey, Gate] = {}
         self._specs: dict[ModelKey, ModelSpec] = {}
-        self._flying: dict[str, tuple[RunKey, ModelKey]] = {}
-        self._of_workflow: dict[RunKey, set[str]] = {}
-        self._lines: dict[RunKey, set[ModelKey]] = {}
+        self._flying: dict[str, tuple[WorkflowKey, ModelKey]] = {}
+        self._of_workflow: dict[WorkflowKey, set[str]] = {}
+        self._lines: dict[WorkflowKey, set[ModelKey]] = {}
         """Of which Models each run waits for one."""
-        self._weights: dict[RunKey, dict[str, tuple[str, Load]]] = {}
+        self._weights: dict[WorkflowKey, dict[str, tuple[str, Load]]] = {}
         """What attempts that were refused turned out to need, and of which Model."""
-        self._held_back: dict[RunKey, dict[str, tuple[Reason, str]]] = {}
+        self._held_back: dict[WorkflowKey, dict[str, tuple[Reason, str]]] = {}
         self._told: dict[ModelKey, tuple[str, float]] = {}
         """What the passes over Models were told to write last."""
 
@@ -86,7 +84,7 @@ class Gates:
         return gate.meter.limits == Limits() and gate.closed_to(self.clock()) is None
 
     def admit(
-        self, key: RunKey, namespace: str, wants: Sequence[Want], priority: int
+        self, key: WorkflowKey, namespace: str, wants: Sequence[Want], priority: int
     ) -> dict[str, str | None]:
         """Lets the first of the wanted attempts pass; by attempt: the Model that it begins with.
 
@@ -127,12 +125,12 @@ class Gates:
             self._lines[key] = set(refused)
         return let_in
 
-    def held_back(self, key: RunKey) -> Mapping[str, tuple[Reason, str]]:
+    def held_back(self, key: WorkflowKey) -> Mapping[str, tuple[Reason, str]]:
         """Why attempts of Agents wait for Models, as of the run's last claim."""
         return self._held_back.get(key, {})
 
     def weigh(
-        self, key: RunKey, namespace: str, attempt: str, model: str, load: Load, priority: int
+        self, key: WorkflowKey, namespace: str, attempt: str, model: str, load: Load, priority: int
     ) -> bool:
         """Whether an attempt that was let in may start, now that its need and Model are known."""
         at, now = (namespace, model), self.clock()
@@ -149,7 +147,7 @@ class Gates:
         self._weights.setdefault(key, {})[attempt] = model, load
         return False
 
-    def give_back(self, attempts: Iterable[str], asking: RunKey | None = None) -> None:
+    def give_back(self, attempts: Iterable[str], asking: WorkflowKey | None = None) -> None:
         """Attempts that were let in, and do not start.
 
         Args:
@@ -165,21 +163,21 @@ class Gates:
         for at in left:
             self._look(at, asking)
 
-    def keep_only(self, key: RunKey, running: Collection[str]) -> None:
+    def keep_only(self, key: WorkflowKey, running: Collection[str]) -> None:
         """What the run does not run was never sent."""
         self.give_back([one for one in self._of_workflow.get(key, ()) if one not in running])
 
-    def leave(self, key: RunKey) -> None:
+    def leave(self, key: WorkflowKey) -> None:
         """A run waits for no Model."""
         self._held_back.pop(key, None)
         self._leave(key)
 
-    def forget(self, key: RunKey) -> None:
+    def forget(self, key: WorkflowKey) -> None:
         """A run has ended: it waits for nothing."""
         self._weights.pop(key, None)
         self.leave(key)
 
-    def resume(self, key: RunKey, attempt: str, at: ModelKey, load: Load) -> None:
+    def resume(self, key: WorkflowKey, attempt: str, at: ModelKey, load: Load) -> None:
         """An attempt that runs since a former leader's time."""
         gate = self._gate(at)
         gate.meter.reserve(attempt, key, load)
@@ -231,7 +229,7 @@ class Gates:
                     self.wake_workflow(run, 0.0)
         return gate
 
-    def _leave(self, key: RunKey, but: Collection[ModelKey] = ()) -> None:
+    def _leave(self, key: WorkflowKey, but: Collection[ModelKey] = ()) -> None:
         for at in self._lines.pop(key, set()).difference(but):
             if at in self._gates:
                 self._gates[at].leave(key)
@@ -248,7 +246,7 @@ class Gates:
             gate.adopt(spec)
         return gate
 
-    def _choose(self, key: RunKey, namespace: str, want: Want, now: float) -> tuple[str, Load]:
+    def _choose(self, key: WorkflowKey, namespace: str, want: Want, now: float) -> tuple[str, Load]:
         """The Model to begin with: the first that may be asked now, among those meant for that."""
         weighed = self._weights.get(key, {}).get(want.attempt_id)
         if weighed and self._gate((namespace, weighed[0])).closed_to(now) is None:
@@ -283,7 +281,7 @@ class Gates:
         why = f"is at its limit of {limit} {what}"
         return Reason.MODEL_LIMITED, f"{model} {why} (spec.limits.{obstacle})"
 
-    def _took_off(self, key: RunKey, attempt: str, at: ModelKey) -> None:
+    def _took_off(self, key: WorkflowKey, attempt: str, at: ModelKey) -> None:
         self._land(attempt)
         self._weights.get(key, {}).pop(attempt, None)
         self._flying[attempt] = key, at
@@ -298,7 +296,7 @@ class Gates:
             del self._of_workflow[run]
         return at
 
-    def _look(self, at: ModelKey, asking: RunKey | None = None) -> None:
+    def _look(self, at: ModelKey, asking: WorkflowKey | None = None) -> None:
         """Calls who may start something now; the pass over the Model does so when time has come."""
         gate, now = self._gates[at], self.clock()
         for run in gate.call(now):

@@ -4,6 +4,7 @@ from corral.api.errors import Reason
 from corral.api.workflow import WorkflowSpec
 from corral.kube.client import Json
 from corral.plan.budget import Reservation
+from corral.plan.keys import WorkflowKey
 from corral.plan.kinds import awaited_approvals, children_looked_at
 from corral.plan.names import TOOL_RUNNER
 from corral.plan.observed import AgentView, Pass, Result
@@ -13,7 +14,6 @@ from corral.plan.template import called_by
 from corral.reconcile.children import Children
 from corral.reconcile.effective import Specs, depth_of, wanted_above
 from corral.reconcile.made import approvals_of
-from corral.reconcile.slots import WorkflowKey
 from corral.reconcile.world import ANY_AGENT, World
 
 LOOK_AGAIN = 5.0

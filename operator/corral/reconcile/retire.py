@@ -3,8 +3,8 @@
 from corral.api.workflow import WorkflowSpec
 from corral.kube.client import WORKFLOWS, Json
 from corral.kube.events import post_event
+from corral.plan.keys import WorkflowKey
 from corral.plan.retention import expiry, keeper
-from corral.reconcile.slots import WorkflowKey
 from corral.reconcile.world import World
 
 DELETION_PERIOD = 0.1

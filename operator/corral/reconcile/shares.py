@@ -8,10 +8,10 @@ import logging
 from corral.api.workflow import WorkflowSpec
 from corral.artifacts.errors import ArtifactStoreError
 from corral.plan.holdings import models_asked, on_workers, reservations, turns
+from corral.plan.keys import WorkflowKey
 from corral.plan.observed import Pass
 from corral.plan.state import Run
 from corral.reconcile.gather import agents_of
-from corral.reconcile.slots import WorkflowKey
 from corral.reconcile.store import ObjectKey
 from corral.reconcile.world import World
 

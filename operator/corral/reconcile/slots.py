@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
+from corral.plan.keys import AgentKey, WorkflowKey
 from corral.plan.observed import Slot, Want
 from corral.plan.state import Worker
 from corral.reconcile.gates import Gates
@@ -31,11 +32,6 @@ ASK_BEYOND = 64
 """Attempts beyond an agent's free slots that stand in line at their Models' gates."""
 TURN = 5.0
 """Seconds for which a workflow may keep a slot busy while another waits without any."""
-
-AgentKey = tuple[str, str]
-"""(namespace, Agent's name)."""
-WorkflowKey = tuple[str, str]
-"""(namespace, Workflow's name)."""
 
 
 @dataclass

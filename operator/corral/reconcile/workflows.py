@@ -15,6 +15,7 @@ from corral.artifacts.errors import ArtifactStoreError
 from corral.kube.client import WORKFLOWS, ApiError, Json
 from corral.kube.events import post_event
 from corral.plan.holdings import on_workers
+from corral.plan.keys import WorkflowKey
 from corral.plan.observed import Pass, Payload, Slot, Want
 from corral.plan.selection import agent_of_attempt
 from corral.plan.state import (
@@ -37,7 +38,6 @@ from corral.reconcile.references import parents_of
 from corral.reconcile.retire import Retirement
 from corral.reconcile.retries import take_over_from
 from corral.reconcile.shares import Shares
-from corral.reconcile.slots import WorkflowKey
 from corral.reconcile.store import ObjectKey, key_of, workflow_status
 from corral.reconcile.world import World, with_status
 from corral.telemetry.logs import log_context

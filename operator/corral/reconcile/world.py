@@ -25,6 +25,7 @@ from corral.plan.agent import (
 )
 from corral.plan.agent_budgets import Budgets
 from corral.plan.charges import Charge
+from corral.plan.keys import WorkflowKey
 from corral.plan.names import TOOL_RUNNER
 from corral.plan.observed import AgentView, ModelView, Rates
 from corral.plan.state import priced
@@ -33,7 +34,7 @@ from corral.plan.views import fallback_of, models_of, rates_of, view_of
 from corral.reconcile.contacts import Contacts
 from corral.reconcile.flights import Flights
 from corral.reconcile.library import Library
-from corral.reconcile.slots import Slots, WorkflowKey
+from corral.reconcile.slots import Slots
 from corral.reconcile.store import ObjectKey, PodStore, Store
 
 Spec = TypeVar("Spec", bound=BaseModel)

@@ -1,7 +1,6 @@
 """Artifacts over HTTP."""
 
 import hashlib
-import socket
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -9,6 +8,7 @@ import pytest
 
 from corral.artifacts.store import ArtifactStore
 from corral.handlers.artifacts import serve_artifacts
+from tests.unit.handlers.serving import client_of
 
 RUN = "3f0c3c1e-6c4f-4f2e-9a53-0d2a6f1f8d10"
 TEXT = '"<script>größer</script>"'.encode() * 100
@@ -16,13 +16,8 @@ SHA = hashlib.sha256(TEXT).hexdigest()
 
 
 async def serving(store: ArtifactStore) -> AsyncIterator[aiohttp.ClientSession]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    runner = await serve_artifacts(store, port)
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+    async with client_of(await serve_artifacts(store, 0)) as client:
         yield client
-    await runner.cleanup()
     await store.close()
 
 

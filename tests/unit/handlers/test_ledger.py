@@ -1,6 +1,5 @@
 """The ledger over HTTP."""
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -12,18 +11,14 @@ import pytest
 
 from corral.handlers.ledger import serve_ledger
 from corral.ledger.store import Store
+from tests.unit.handlers.serving import client_of
 from tests.unit.ledger.entries import NOW, entries, entry
 
 
 @asynccontextmanager
 async def serving(store: Store | None) -> AsyncIterator[aiohttp.ClientSession]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    runner = await serve_ledger(store, port)
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+    async with client_of(await serve_ledger(store, 0)) as client:
         yield client
-    await runner.cleanup()
 
 
 @pytest.fixture

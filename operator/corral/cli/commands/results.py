@@ -6,7 +6,15 @@ import typer
 
 from corral.cli import complete
 from corral.cli.errors import CliError, Exit
-from corral.cli.options import Context, CostForm, Kubeconfig, Namespace, WorkflowName
+from corral.cli.options import (
+    OPERATOR_NAMESPACE,
+    Context,
+    CostForm,
+    Kubeconfig,
+    Namespace,
+    OperatorNamespace,
+    WorkflowName,
+)
 
 
 def output(
@@ -28,9 +36,7 @@ def output(
             "-o", "--output", metavar="json|raw|FILE", help="JSON, as it is, or into a file."
         ),
     ] = None,
-    operator_namespace: Annotated[
-        str, typer.Option("--operator-namespace", help="Where the operator is.")
-    ] = "corral-system",
+    operator_namespace: OperatorNamespace = OPERATOR_NAMESPACE,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
@@ -94,9 +100,7 @@ def cost(
     all_namespaces: Annotated[
         bool, typer.Option("-A", "--all-namespaces", help="Of all namespaces.")
     ] = False,
-    operator_namespace: Annotated[
-        str, typer.Option("--operator-namespace", help="Where the operator is.")
-    ] = "corral-system",
+    operator_namespace: OperatorNamespace = OPERATOR_NAMESPACE,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
