@@ -82,34 +82,30 @@ faults: $(READY) ## The faults of docs/design/faults.md at full length, on a rea
 	$(BIN)/pytest --timeout=1800 tests/cluster/test_fault*.py tests/cluster/test_ledger.py $(PYTEST_ARGS) || status=$$?; \
 	$(MAKE) cluster-down NAME=$(TEST_NAME); exit $$status
 
-# Too long for `make test`, which skips what these add to a cluster.
+# Tests on a cluster of their own, with something added to it: $(call with,NAME,ADDED,MODULE).
+# They are too long for `make test`, which skips them.
+define with
+	$(MAKE) cluster NAME=$(1)
+	@status=0; $(BIN)/python -m cluster $(2) --name $(1) && \
+	KUBECONFIG=$(CURDIR)/.cluster/$(1)/kubeconfig $(BIN)/pytest tests/cluster/$(3) $(PYTEST_ARGS) || status=$$?; \
+	$(MAKE) cluster-down NAME=$(1); exit $$status
+endef
+
 .PHONY: hpa-test
 hpa-test: $(READY) ## An HPA and a real metrics-server scale a pool (once five minutes, then three)
-	$(MAKE) cluster NAME=hpa
-	@status=0; $(BIN)/python -m cluster add-metrics --name hpa && \
-	KUBECONFIG=$(CURDIR)/.cluster/hpa/kubeconfig $(BIN)/pytest tests/cluster/test_hpa.py $(PYTEST_ARGS) || status=$$?; \
-	$(MAKE) cluster-down NAME=hpa; exit $$status
+	$(call with,hpa,add-metrics,test_hpa.py)
 
 .PHONY: node-test
 node-test: $(READY) ## A node with workers on it becomes unreachable, and comes back (four minutes)
-	$(MAKE) cluster NAME=nodes
-	@status=0; $(BIN)/python -m cluster add-node --name nodes && \
-	KUBECONFIG=$(CURDIR)/.cluster/nodes/kubeconfig $(BIN)/pytest tests/cluster/test_lost_nodes.py $(PYTEST_ARGS) || status=$$?; \
-	$(MAKE) cluster-down NAME=nodes; exit $$status
+	$(call with,nodes,add-node,test_lost_nodes.py)
 
 .PHONY: alerts-test
 alerts-test: $(READY) ## Real faults make alerts fire and resolve, in a real Prometheus (ten minutes)
-	$(MAKE) cluster NAME=alerts
-	@status=0; $(BIN)/python -m cluster observe --name alerts --pace $(PACE) && \
-	KUBECONFIG=$(CURDIR)/.cluster/alerts/kubeconfig $(BIN)/pytest tests/cluster/test_alerts.py $(PYTEST_ARGS) || status=$$?; \
-	$(MAKE) cluster-down NAME=alerts; exit $$status
+	$(call with,alerts,observe --pace $(PACE),test_alerts.py)
 
 .PHONY: dashboards-test
 dashboards-test: $(READY) ## Every query of the dashboards returns data, from a real Prometheus (two minutes)
-	$(MAKE) cluster NAME=dashboards
-	@status=0; $(BIN)/python -m cluster observe --name dashboards --pace $(PACE) && \
-	KUBECONFIG=$(CURDIR)/.cluster/dashboards/kubeconfig $(BIN)/pytest tests/cluster/test_dashboards.py $(PYTEST_ARGS) || status=$$?; \
-	$(MAKE) cluster-down NAME=dashboards; exit $$status
+	$(call with,dashboards,observe --pace $(PACE),test_dashboards.py)
 
 .PHONY: explore
 explore: $(READY) ## Kill the operator at every call it makes, in process: .explore/report.json

@@ -140,6 +140,16 @@ def each(*items: Any, **more: Any) -> Json:
     return {"forEach": {"items": list(items), **more}}
 
 
+def searches(*items: Any, **fields: Any) -> Json:
+    """A step that asks the tool server once for each item."""
+    called = {
+        "mcp": {"url": "http://tool-server/mcp"},
+        "name": "search",
+        "arguments": {"query": "$(item)"},
+    }
+    return {"name": "search", "tool": called, **each(*items), **fields}
+
+
 class Lab:
     """A namespace with a model server, an Agent and its workers."""
 

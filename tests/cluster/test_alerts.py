@@ -30,6 +30,7 @@ from tests.cluster.lab import (
     each,
     lease,
     led_since,
+    searches,
     served_model,
     step,
     tool_server,
@@ -229,16 +230,10 @@ def test_a_model_that_does_not_answer(lab: Lab, watch: Watch) -> None:
 
 
 def test_a_tool_server_that_is_gone(lab: Lab, watch: Watch) -> None:
-    search: Json = {
-        "name": "search",
-        "tool": {
-            "mcp": {"url": "http://tool-server/mcp"},
-            "name": "search",
-            "arguments": {"query": "$(item)"},
-        },
-        **each(*"abcdefgh"),
-        "retryStrategy": {"limit": 100, "backoff": {"duration": "200ms", "maxDuration": "1s"}},
-    }
+    search = searches(
+        *"abcdefgh",
+        retryStrategy={"limit": 100, "backoff": {"duration": "200ms", "maxDuration": "1s"}},
+    )
     lab.cluster.kubectl("scale", "deployment/tool-server", "--replicas=0")
     with watch.fires("CorralToolServerDown"):
         lab.make(workflow("without-tools", search))

@@ -15,7 +15,7 @@ import pytest
 from tests.cluster import processes
 from tests.cluster.conftest import fresh_namespace
 from tests.cluster.harness import Json, reason, rows, why
-from tests.cluster.lab import Lab, agent, each, served_model, step, tool_server, workflow
+from tests.cluster.lab import Lab, agent, searches, served_model, step, tool_server, workflow
 
 COVERED = {
     "model provider": "tests/cluster/test_models.py::"
@@ -96,16 +96,7 @@ def _usable(lab: Lab) -> set[float]:
 
 
 def test_a_tool_server_that_is_down_is_left_alone_and_found_again(lab: Lab) -> None:
-    search: Json = {
-        "name": "search",
-        "tool": {
-            "mcp": {"url": "http://tool-server/mcp"},
-            "name": "search",
-            "arguments": {"query": "$(item)"},
-        },
-        **each(*"abcdefgh"),
-        **PATIENT,
-    }
+    search = searches(*"abcdefgh", **PATIENT)
     lab.cluster.kubectl("scale", "deployment/tool-server", "--replicas=0")
     lab.cluster.gone("pods", "app=tool-server", timeout=60)
     lab.make(workflow("without-tools", search))

@@ -6,7 +6,7 @@ artifacts servers.
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -36,14 +36,16 @@ _LEASE = LEASES.path(NAMESPACE)
 _OPTIONAL = ("/events", "/token")
 
 
-class _Kube(Kube):
-    """The operator's client, on another transport."""
+class KubeInMemory(Kube):
+    """The operator's client, of a server in memory."""
 
-    def __init__(self, process: "Operator", server: ApiServer, gate: Gate) -> None:
+    def __init__(self, server: ApiServer) -> None:
         super().__init__(None)
-        self._process = process
         self._server = server
-        self._gate = gate
+
+    async def carry(self, method: str, path: str, effect: Callable[[], Json]) -> Json:
+        """The way of a call to the server."""
+        return effect()
 
     async def request(
         self,
@@ -58,6 +60,18 @@ class _Kube(Kube):
         def effect() -> Json:
             return self._server.call(method, path, body, query, accept)
 
+        return await self.carry(method, path, effect)
+
+
+class _Kube(KubeInMemory):
+    """By a gate, where calls are lost."""
+
+    def __init__(self, process: "Operator", server: ApiServer, gate: Gate) -> None:
+        super().__init__(server)
+        self._process = process
+        self._gate = gate
+
+    async def carry(self, method: str, path: str, effect: Callable[[], Json]) -> Json:
         lost = ApiError(0, "Unreachable", f"{method} {path}: connection reset")
         if path.startswith(_LEASE):
             return await self._gate.uncounted(self._process, effect, lost)

@@ -1,7 +1,7 @@
 """Single passes of a real controller, which no watch tells anything that the test does not say."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 
 from corral.artifacts.store import ArtifactStore
 from corral.dispatch.client import WorkerUnreachableError
-from corral.kube.client import AGENTS, CRONS, MODELS, POOLS, TEMPLATES, WORKFLOWS, Json, Kind, Kube
+from corral.kube.client import AGENTS, CRONS, MODELS, POOLS, TEMPLATES, WORKFLOWS, Json, Kind
 from corral.plan.holdings import on_workers
 from corral.plan.observed import Payload
 from corral.plan.state import Worker, from_journal
@@ -21,7 +21,7 @@ from corral.reconcile.following import worker_of
 from corral.reconcile.queue import RetryLaterError
 from tests.explore.api_server import ApiServer
 from tests.explore.clock import VirtualLoop, virtual_clocks
-from tests.explore.operators import IMAGE
+from tests.explore.operators import IMAGE, KubeInMemory
 from tests.explore.scenarios import KINDS, NAMESPACE, SCENARIOS
 from tests.explore.workers import Journal, Kubelet
 
@@ -30,26 +30,16 @@ KEY = (NAMESPACE, NAME)
 WORKER = (NAMESPACE, "worker")
 
 
-class _Calls(Kube):
-    """The operator's client, of a server in memory, with nothing in between."""
+class _Calls(KubeInMemory):
+    """The operator's client, which notes its calls."""
 
     def __init__(self, server: ApiServer) -> None:
-        super().__init__(None)
-        self._server = server
+        super().__init__(server)
         self.made: list[str] = []
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
-        timeout: float = 30.0,
-        accept: str = "application/json",
-    ) -> Json:
+    async def carry(self, method: str, path: str, effect: Callable[[], Json]) -> Json:
         self.made.append(f"{method} {path}")
-        return self._server.call(method, path, body, query, accept)
+        return effect()
 
 
 def _refuse(_: httpx.Request) -> httpx.Response:
