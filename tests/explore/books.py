@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from corral.ledger.errors import LedgerError
+from corral.ledger.query import Filter, Sum, total
 from corral.ledger.rows import Entry
 from tests.explore.gate import Caller, Gate
 from tests.explore.plans import Call
@@ -31,5 +32,31 @@ class Rows:
 
         await self._gate.call(self._process, _WRITE, effect, LedgerError("connection reset"))
 
+    async def sums(self, by: Sequence[str], wanted: Filter) -> list[Sum]:
+        assert not by, "nobody asks that"
+
+        def effect() -> list[Sum]:
+            rows = [row for row in self._books.values() if row.recorded_at >= (wanted.since or 0)]
+            for name, value in wanted.equal.items():
+                rows = [row for row in rows if getattr(row, name) == value]
+            return [total([_sum(row) for row in rows])]
+
+        lost = LedgerError("connection reset")
+        return await self._gate.uncounted(self._process, effect, lost)
+
     async def prune(self, before: float) -> int:
         raise AssertionError("nothing is as old as that")
+
+
+def _sum(row: Entry) -> Sum:
+    return Sum(
+        keys=(),
+        rows=1,
+        requests=row.requests,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cached_input_tokens=row.cached_input_tokens,
+        unpriced_requests=row.unpriced_requests,
+        simulated_requests=row.requests if row.simulated else 0,
+        cost_usd=row.cost_usd,
+    )

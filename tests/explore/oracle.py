@@ -129,14 +129,13 @@ def differences(end: End, expected: End, plan: Plan) -> Iterator[str]:
     yield from _wrong_effects(end, expected, plan)
     yield from _wrong_books(end)
     yield from _wrong_ledger(end, plan)
+    yield from _wrong_sums(end)
 
 
 def _different_objects(end: End, expected: End, plan: Plan) -> Iterator[str]:
     ignored = _ATTEMPTS if plan.kills_worker else frozenset()
     for name in sorted(expected.objects.keys() | end.objects.keys()):
         own = ignored
-        if name.startswith("agents/") and plan.kills_operator:
-            own |= {"usage", "budget"}  # its last ten seconds are in memory alone
         ours = _without(end.objects.get(name), own)
         theirs = _without(expected.objects.get(name), own)
         if ours != theirs:
@@ -240,3 +239,21 @@ def finished(server: ApiServer) -> bool:
         WorkflowStatus.model_validate(obj.get("status") or {}) for obj in server.all("workflows")
     ]
     return all(status.finished_at is not None for status in statuses)
+
+
+def _wrong_sums(end: End) -> Iterator[str]:
+    """Agents whose sums are not the ledger's."""
+    for name, obj in end.objects.items():
+        kind, _, agent = name.partition("/")
+        if kind != "agents":
+            continue
+        usage = (obj.get("status") or {}).get("usage") or {}
+        said = usage.get("requests", 0), Decimal(usage.get("costUSD", "0"))
+        own = [entry for entry in end.entries if entry.agent == agent]
+        cost = sum((entry.cost_usd or Decimal(0) for entry in own), Decimal(0))
+        booked = sum(entry.requests for entry in own), cost
+        if said != booked:
+            yield (
+                f"books: agent {agent} says {said[0]} requests for {said[1]} USD; the ledger has "
+                f"{booked[0]} for {booked[1]}"
+            )

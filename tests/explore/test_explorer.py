@@ -16,6 +16,7 @@ from corral.kube.client import PODS, WORKFLOWS, ApiError
 from corral.ledger.writer import Ledger
 from corral.reconcile.controller import Controller
 from corral.reconcile.following import Following, worker_of
+from corral.reconcile.recount import Recount
 from corral.worker.attempts import AttemptTable
 from tests.explore import campaign
 from tests.explore.api_server import ApiServer
@@ -141,6 +142,7 @@ MUTATIONS: list[tuple[Any, str, Callable[..., Any], Any, list[tuple[int, Fault]]
         [(0, Fault.KILL_AFTER)],
         "ledger: ",
     ),
+    (Recount, "_count_due", lambda _: _nothing, RECORD, [(0, Fault.KILL_AFTER)], "books: agent"),
 ]
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from corral.plan.state import Consumption
+
 KEYS = (
     "namespace",
     "agent",
@@ -53,6 +55,18 @@ class Sum:
     simulated_requests: int
     cost_usd: Decimal | None
     """Of what had a price; None where nothing had."""
+
+    @property
+    def used(self) -> Consumption:
+        """The same as status has it."""
+        return Consumption(
+            requests=self.requests,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            cost=self.cost_usd,
+            unpriced_requests=self.unpriced_requests,
+            simulated_requests=self.simulated_requests,
+        )
 
 
 def total(sums: Sequence[Sum]) -> Sum:

@@ -17,7 +17,9 @@ from typing import Protocol
 from tenacity import AsyncRetrying, RetryCallState, wait_exponential_jitter
 
 from corral.ledger.errors import LedgerError, RowsRefusedError
+from corral.ledger.query import Filter, Sum, total
 from corral.ledger.rows import Entry
+from corral.plan.state import Consumption
 from corral.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ class Rows(Protocol):
 
     async def write(self, entries: Sequence[Entry]) -> None:
         """Adds rows that are not there; raises ``LedgerError`` and ``RowsRefusedError``."""
+
+    async def sums(self, by: Sequence[str], wanted: Filter) -> list[Sum]:
+        """Sums by columns; raises ``LedgerError``."""
 
     async def prune(self, before: float) -> int:
         """Deletes old rows; raises ``LedgerError``."""
@@ -100,6 +105,19 @@ class Ledger:
             self._some.set()
         if self._down:
             delayed()
+
+    async def spent(self, namespace: str, agent: str, since: float) -> Consumption | None:
+        """What an Agent used since then, as far as it is written; None where there is no ledger.
+
+        Raises:
+            LedgerError: it can't be asked.
+        """
+        if self._rows is None:
+            return None
+        await self._ready.wait()
+        wanted = Filter(since=since, equal={"namespace": namespace, "agent": agent})
+        sums = await self._rows.sums([], wanted)
+        return total(sums).used
 
     async def run(self) -> None:
         """Writes for ever; never raises but when it is cancelled."""

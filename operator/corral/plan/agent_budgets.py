@@ -61,6 +61,17 @@ class Budgets:
             account.cost += used.cost or 0
             account.tokens += used.input_tokens + used.output_tokens
 
+    def make_up(self, agent: AgentKey, used: Consumption) -> None:
+        """Books what was used in the period and is not booked; never takes anything off."""
+        if (account := self._accounts.get(agent)) is not None:
+            account.cost = max(account.cost, used.cost or Decimal(0))
+            account.tokens = max(account.tokens, used.input_tokens + used.output_tokens)
+
+    def began_at(self, agent: AgentKey) -> float | None:
+        """When its period began; None where there is no budget."""
+        account = self._accounts.get(agent)
+        return account.begins if account else None
+
     def reserve(
         self,
         run: WorkflowKey,

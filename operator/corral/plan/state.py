@@ -53,6 +53,33 @@ class Consumption(_State):
         if other.cost is not None:
             self.cost = (self.cost or Decimal(0)) + other.cost
 
+    def short_of(self, other: "Consumption") -> "Consumption":
+        """What the other has more; what it has less is not taken off."""
+        short = Consumption(
+            requests=max(0, other.requests - self.requests),
+            input_tokens=max(0, other.input_tokens - self.input_tokens),
+            output_tokens=max(0, other.output_tokens - self.output_tokens),
+            unpriced_requests=max(0, other.unpriced_requests - self.unpriced_requests),
+            simulated_requests=max(0, other.simulated_requests - self.simulated_requests),
+        )
+        if other.cost is not None and (self.cost is None or other.cost > self.cost):
+            short.cost = other.cost - (self.cost or 0)
+        return short
+
+    @classmethod
+    def of(cls, usage: Usage | None) -> "Consumption":
+        """As a status says it."""
+        if usage is None:
+            return cls()
+        return cls(
+            requests=usage.requests,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost=None if usage.cost_usd is None else Decimal(usage.cost_usd),
+            unpriced_requests=usage.unpriced_requests,
+            simulated_requests=usage.simulated_requests,
+        )
+
     def to_usage(self) -> Usage:
         """The form in which status shows it."""
         return Usage(

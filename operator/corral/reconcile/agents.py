@@ -1,5 +1,6 @@
 """Passes over Agents and Models: what they come to, and the default pool."""
 
+import logging
 from typing import Any, Literal
 
 from corral.api.agent import AgentBudgetStatus, AgentSpec, AgentStatus
@@ -26,6 +27,8 @@ from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.store import ObjectKey, key_of
 from corral.reconcile.world import ANY_AGENT, World, read_spec, with_status
 
+log = logging.getLogger(__name__)
+
 USAGE_FLUSH = 10.0
 """Seconds between two writes of an Agent's usage."""
 SETTLED_DEMAND_DELAY = 0.25
@@ -40,7 +43,7 @@ class Agents:
         self._usage: dict[ObjectKey, Consumption] = {}
         self._flushed: dict[ObjectKey, float] = {}
         self._unsure: dict[ObjectKey, tuple[Usage, Consumption]] = {}
-        """What a failed write would have made of the usage, and by adding what: it may be done."""
+        """What a write makes of the usage, and by adding what: one that failed may be done."""
         self._problems: dict[ObjectKey, str] = {}
         self._spent: dict[ObjectKey, bool] = {}
         self._demand: dict[ObjectKey, tuple[int, int]] = {}
@@ -54,6 +57,27 @@ class Agents:
         if used.requests:
             self._usage.setdefault(key, Consumption()).add(used)
             self._world.wake.agent(key, USAGE_FLUSH)
+
+    def make_up(self, key: ObjectKey, used: Consumption, in_period: Consumption) -> bool:
+        """Adds what the ledger knows of an Agent, since it was made and in its budget's period, and
+        its sums don't: an operator that was killed had not written it yet.
+
+        False where a write is under way, so that nobody knows the sums for now.
+        """
+        obj = self._world.agents.get(key)
+        if obj is None:
+            return True
+        if key in self._unsure:
+            return False
+        known = Consumption.of(AgentStatus.model_validate(obj.get("status") or {}).usage)
+        known.add(self._usage.get(key, Consumption()))
+        short = known.short_of(used)
+        if short != Consumption():
+            log.info("agent %s/%s: %d requests were in the ledger alone", *key, short.requests)
+            self._usage.setdefault(key, Consumption()).add(short)
+        self._world.budgets.make_up(key, in_period)
+        self._world.wake.agent(key)
+        return True
 
     def open_accounts(self) -> None:
         """Opens the accounts of all Agents that have a budget, before any run asks for a part."""
@@ -204,12 +228,10 @@ class Agents:
             self._usage.pop(key, None)
         if usage is not previous.usage or status.budget != previous.budget:
             self._flushed[key] = now
-        try:
-            written = await self._world.put_status(AGENTS, updated)
-        except ApiError:
-            if pending and usage is not None and usage is not previous.usage:
-                self._unsure[key] = (usage, pending)
-            raise
+        if pending and usage is not None and usage is not previous.usage:
+            self._unsure[key] = (usage, pending)
+        written = await self._world.put_status(AGENTS, updated)
+        self._unsure.pop(key, None)
         was_ready = any(c.type == "Ready" and c.status == "True" for c in previous.conditions)
         if not readiness.ready and (was_ready or not previous.conditions):
             await post_event(
@@ -356,17 +378,6 @@ def _owner(agent: Json) -> Json:
 
 
 def _sum(usage: Usage | None, pending: Consumption) -> Usage:
-    total = Consumption.model_validate(
-        {
-            "requests": usage.requests,
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "cost": usage.cost_usd,
-            "unpriced_requests": usage.unpriced_requests,
-            "simulated_requests": usage.simulated_requests,
-        }
-        if usage
-        else {}
-    )
+    total = Consumption.of(usage)
     total.add(pending)
     return total.to_usage()

@@ -41,6 +41,7 @@ from corral.reconcile.library import Library
 from corral.reconcile.measures import Measures
 from corral.reconcile.pools import Pools
 from corral.reconcile.queue import RetryLaterError, WorkQueue
+from corral.reconcile.recount import Recount
 from corral.reconcile.references import parents_of, runs_template
 from corral.reconcile.store import ObjectKey, is_worker, key_of, pool_of
 from corral.reconcile.workflows import Workflows
@@ -94,6 +95,7 @@ class Controller:
         self.world.pods.on_replaced = lambda pod: self._worker_gone(pod["metadata"]["uid"])
         self._workflows = Workflows(self.world)
         self._agents = Agents(self.world)
+        self._recount = Recount(self.world, self._agents)
         self._pools = Pools(self.world)
         self._crons = Crons(self.world)
         self.measures = Measures(self.world)
@@ -227,6 +229,7 @@ class Controller:
                 sweep_forever(self._artifacts, self._living),
                 self.world.ledger.run(),
                 self.world.ledger.prune_for_ever(),
+                self._recount.run(),
             ]
             tasks += [asyncio.create_task(work) for work in endless]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -75,6 +75,18 @@ def test_cost_and_tokens_each_have_a_limit(
     assert ask(opened(budget), budget, "1", cost, tokens) is grant
 
 
+def test_what_only_the_ledger_knows_is_made_up_for_and_nothing_is_taken_off() -> None:
+    budgets = opened(limits(max_cost_usd="1.00", max_tokens=1000))
+    budgets.spend(AGENT, spent("0.40", 100))
+    budgets.make_up(AGENT, spent("0.30", 300))
+    shown = budgets.status(AGENT)
+    assert shown is not None
+    assert (shown.spent_cost_usd, shown.spent_tokens) == ("0.4", 300)
+    budgets.make_up(AGENT, spent("1.00", 0))
+    assert budgets.exhausted(AGENT, limits(max_cost_usd="1.00"))
+    budgets.make_up(("demo", "nobody"), spent("1.00"))  # has none
+
+
 def test_an_agent_without_a_budget_is_not_held_back() -> None:
     budgets = opened(limits())
     assert ask(budgets, None, "1", "99") is Grant.GRANTED
