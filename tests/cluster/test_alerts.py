@@ -7,6 +7,7 @@ tests/unit/prometheus.
 
 import itertools
 import json
+import sqlite3
 import threading
 import time
 import urllib.request
@@ -255,6 +256,50 @@ def test_an_artifact_store_that_is_gone(lab: Lab, watch: Watch) -> None:
         finally:
             volume.chmod(mode)
     assert lab.cluster.finished("large")["status"]["phase"] == "Succeeded"
+
+
+@contextmanager
+def ledger_held(statement: str, undo: str) -> Iterator[None]:
+    """Somebody else does that to the ledger's file."""
+    file = sqlite3.connect(processes.folder() / VOLUME / "ledger.db", isolation_level=None)
+    try:
+        file.execute("PRAGMA busy_timeout=10000")
+        file.execute(statement)
+        try:
+            yield
+        finally:
+            file.execute(undo)
+    finally:
+        file.close()
+
+
+def in_ledger(name: str) -> int:
+    """How many rows of a Workflow there are."""
+    file = sqlite3.connect(processes.folder() / VOLUME / "ledger.db")
+    asked = "SELECT count(*) FROM corral_ledger WHERE workflow = ?"
+    try:
+        return int(file.execute(asked, (name,)).fetchone()[0])
+    finally:
+        file.close()
+
+
+def test_a_ledger_that_cannot_be_written(lab: Lab, watch: Watch) -> None:
+    with watch.fires("CorralLedgerBehind"), ledger_held("BEGIN EXCLUSIVE", "ROLLBACK"):
+        lab.make(workflow("unbooked", step("one", agent="good")))
+        assert lab.cluster.finished("unbooked")["status"]["phase"] == "Succeeded"
+        watch.comes("CorralLedgerBehind")
+    assert in_ledger("unbooked") == 1
+
+
+def test_a_ledger_that_refuses_rows(lab: Lab, watch: Watch) -> None:
+    refuse = (
+        "CREATE TRIGGER refuse BEFORE INSERT ON corral_ledger WHEN NEW.workflow = 'refused' "
+        "BEGIN SELECT RAISE(ABORT, 'not here'); END"
+    )
+    with watch.fires("CorralLedgerRefusesRows"), ledger_held(refuse, "DROP TRIGGER refuse"):
+        lab.make(workflow("refused", step("one", agent="good")))
+        watch.comes("CorralLedgerRefusesRows")
+    assert in_ledger("refused") == 0
 
 
 def test_an_operator_that_is_away_and_a_time_that_it_misses(lab: Lab, watch: Watch) -> None:
