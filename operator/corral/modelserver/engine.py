@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from corral.api.trace import TRACEPARENT
 from corral.api.types import Resource
 from corral.modelserver.answers import ChatRequest
 from corral.modelserver.rules import Fault, Rule, RuleSet
@@ -24,6 +25,8 @@ class JournalEntry(Resource):
     attempt_id: str | None = None
     effect_key: str | None = None
     correlation_id: str | None = None
+    traceparent: str | None = None
+    """The span that the caller said the request is."""
     rule: int | None = None
     """The index of the rule that answered."""
     outcome: str
@@ -92,6 +95,7 @@ class Engine:
                 attempt_id=headers.get("corral-attempt-id"),
                 effect_key=headers.get("corral-effect-key"),
                 correlation_id=headers.get("corral-correlation-id"),
+                traceparent=headers.get(TRACEPARENT),
                 rule=rule,
                 outcome=outcome,
                 input_tokens=used[0],

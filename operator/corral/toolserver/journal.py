@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from corral.api.attempt import META_ATTEMPT_ID, META_CORRELATION_ID, META_EFFECT_KEY
+from corral.api.trace import TRACEPARENT
 from corral.api.types import Resource
 
 _LENGTH = 20_000
@@ -27,6 +28,8 @@ class JournalEntry(Resource):
     effect_key: str | None = None
     attempt_id: str | None = None
     correlation_id: str | None = None
+    traceparent: str | None = None
+    """Of the call's ``_meta``: the span that the caller said the call is."""
     header_digests: dict[str, str] = Field(default_factory=dict)
     """By the header's name in lower case: the first 12 digits of its value's SHA-256."""
 
@@ -58,6 +61,7 @@ class Journal:
                 effect_key=meta.get(META_EFFECT_KEY),
                 attempt_id=meta.get(META_ATTEMPT_ID),
                 correlation_id=meta.get(META_CORRELATION_ID),
+                traceparent=meta.get(TRACEPARENT),
                 header_digests={
                     name.lower(): digest(value)
                     for name, value in headers.items()

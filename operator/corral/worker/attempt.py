@@ -46,6 +46,8 @@ class Attempt:
     state: State = State.SUBMITTED
     started_at: float | None = None
     ended_at: float | None = None
+    began: float | None = None
+    """When it started, in seconds since the epoch."""
     outcome: AttemptOutcome | None = None
     size: int = 0
     ended: asyncio.Event = field(default_factory=asyncio.Event)

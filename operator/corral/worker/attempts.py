@@ -20,7 +20,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 
 from corral.api.attempt import AttemptError, InventoryEntry
 from corral.api.errors import ErrorClass
@@ -33,6 +33,8 @@ _ENTRY_BYTES = 2048
 """What a finished attempt takes beside its output, roughly."""
 _RECEIPT_BYTES = 1024
 """What is left of one whose output is not wanted any more."""
+_CALL_BYTES = 1024
+"""What a call takes that the report tells of."""
 MAX_TOMBSTONES = 100_000
 TOMBSTONE_SECONDS = 24 * 3600.0
 
@@ -143,7 +145,7 @@ class AttemptTable:
             else:
                 outcome = attempt.outcome
                 attempt.outcome = AttemptOutcome("", usage=outcome.usage, error=outcome.error)
-                attempt.size = _RECEIPT_BYTES
+                attempt.size = _RECEIPT_BYTES + attempt.meter.spans.count * _CALL_BYTES
                 self.unacked_bytes += attempt.size
 
     def drain(self) -> None:
@@ -205,7 +207,7 @@ class AttemptTable:
         while self._waiting and self.running < self._concurrency:
             attempt = self._waiting.popleft()
             attempt.state = State.WORKING
-            attempt.started_at = self._clock()
+            attempt.began, attempt.started_at = time(), self._clock()
             self.running += 1
             attempt.task = asyncio.ensure_future(attempt.job(attempt.meter))
             # Not a `finally` in the job: a task cancelled before its first step never runs one.
@@ -249,6 +251,7 @@ class AttemptTable:
         attempt.size = _ENTRY_BYTES + len(compact_json(outcome.output).encode(errors="replace"))
         if outcome.input_required is not None:
             attempt.size += len(outcome.input_required.conversation)
+        attempt.size += attempt.meter.spans.count * _CALL_BYTES
         self.unacked_bytes += attempt.size
         attempt.ended.set()
         self._on_end(attempt)

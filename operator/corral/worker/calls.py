@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from time import monotonic
 
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models import Model, ModelRequestParameters
@@ -11,8 +10,9 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
 from corral.api.errors import ErrorClass
-from corral.api.model import SIMULATED, ModelSpec
+from corral.api.model import SIMULATED
 from corral.api.types import seconds
+from corral.worker.call_spans import Begun
 from corral.worker.caps import Caps
 from corral.worker.chain import Link, ModelChain
 from corral.worker.failures import answered, classify, simulated_answer
@@ -33,7 +33,8 @@ class CallContext:
     meter: UsageMeter
     choose: Callable[[Link, int], tuple[Model, str | None]]
     """The model for the attempt's call of this number, and its key; asked before every call."""
-    settings: Callable[[ModelSpec], ModelSettings]
+    settings: Callable[[str | None], ModelSettings]
+    """Of a call that its server is told this ``traceparent`` of."""
     presume_simulated: Callable[[str, bool | None], bool]
     """Told what a Model's answer said about simulation (None: no answer); tells what to count."""
     simulated_call: Callable[[Link, int], ModelCall]
@@ -97,8 +98,8 @@ class MeteredModel(WrapperModel):
         context.calls += 1
         self.wrapped, key = context.choose(link, context.calls)
         prepared = self.wrapped.prepare_messages(messages, parameters)
-        settings = context.settings(link.spec)
-        started = monotonic()
+        begun = context.meter.spans.begin()
+        settings = context.settings(begun.traceparent)
         try:
             async with asyncio.timeout(seconds(link.spec.timeout)) as scope:
                 response = await self.wrapped.request(prepared, settings, parameters)
@@ -111,20 +112,20 @@ class MeteredModel(WrapperModel):
             else:
                 failed = classify(error, link.name, key)
             said = answered(error)
-            self._count(link, started, simulated_answer(error), failed, unanswered=not said)
+            self._count(link, begun, simulated_answer(error), failed, unanswered=not said)
             raise failed from None
         except BaseException:
-            self._count(link, started, None, None, unanswered=True)
+            self._count(link, begun, None, None, unanswered=True)
             raise
         response = context.hidden.response(response)
         fingerprint = (response.provider_details or {}).get(FINGERPRINT)
-        self._count(link, started, fingerprint == "simulated", None, response)
+        self._count(link, begun, fingerprint == "simulated", None, response)
         return self._understood(response, parameters)
 
     def _count(
         self,
         link: Link,
-        started: float,
+        begun: Begun,
         simulated: bool | None,
         failed: AttemptFailedError | None,
         response: ModelResponse | None = None,
@@ -133,10 +134,9 @@ class MeteredModel(WrapperModel):
     ) -> None:
         context = self._context
         if link.spec.provider == SIMULATED:
-            context.meter.add(context.simulated_call(link, context.calls))
-            return
-        context.meter.add(
-            ModelCall(
+            call = context.simulated_call(link, context.calls)
+        else:
+            call = ModelCall(
                 model_ref=link.name,
                 provider=link.spec.provider,
                 model=link.spec.name,
@@ -144,12 +144,16 @@ class MeteredModel(WrapperModel):
                 input_tokens=response.usage.input_tokens if response else 0,
                 output_tokens=response.usage.output_tokens if response else 0,
                 cached_input_tokens=response.usage.cache_read_tokens if response else 0,
-                seconds=monotonic() - started,
+                seconds=begun.seconds,
                 error_class=failed.error_class if failed else None,
                 unanswered=unanswered,
                 retry_after=failed.retry_after if failed else None,
+                response_model=response.model_name if response else None,
+                response_id=response.provider_response_id if response else None,
+                finish_reason=response.finish_reason if response else None,
             )
-        )
+        context.meter.add(call)
+        context.meter.spans.model_called(begun, call)
 
     def _with_schema(self, parameters: ModelRequestParameters) -> ModelRequestParameters:
         if self._context.schema is None:

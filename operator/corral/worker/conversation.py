@@ -1,6 +1,5 @@
 """The turns of one attempt with models and tools, on pydantic-ai. Imported on the first use."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,13 @@ from pydantic_ai.usage import RunUsage
 from corral.api.agent import AgentSpec
 from corral.api.attempt import InputRequired
 from corral.api.errors import ErrorClass
-from corral.api.model import OWN_PROTOCOL, SIMULATED, ModelSpec
+from corral.api.model import SIMULATED, ModelSpec
+from corral.api.trace import TRACEPARENT
 from corral.worker.addresses import unsupported
 from corral.worker.calls import CallContext, MeteredModel
 from corral.worker.chain import Link
 from corral.worker.failures import classify
-from corral.worker.headers import HeaderSource
+from corral.worker.headers import CORRELATION_HEADER, HeaderSource, sendable
 from corral.worker.keys import KeySource
 from corral.worker.outcome import AttemptFailedError, ToolObserver
 from corral.worker.providers import Clients
@@ -32,9 +32,6 @@ from corral.worker.scripted import ScriptedModel
 from corral.worker.simulated import MAX_REASKS, SimulatedModels
 from corral.worker.tool_breakers import ToolBreakers
 from corral.worker.tool_identity import Identity
-
-_HEADER_VALUE = re.compile(r"[!-~]{1,512}")
-"""What may go into a header: a correlation id is whatever a person wrote."""
 
 
 @dataclass
@@ -178,7 +175,7 @@ class Conversation:
             schema=question.schema,
             meter=question.meter,
             choose=choose,
-            settings=lambda spec: self._settings(question, spec),
+            settings=lambda traceparent: self._settings(question, traceparent),
             presume_simulated=self._presume_simulated,
             simulated_call=lambda link, call: self._simulations.get(link.name, link.spec).counted(
                 question.attempt_id, call
@@ -191,10 +188,15 @@ class Conversation:
         from corral.worker.toolset import AgentTools
 
         identity = Identity(question.attempt_id, question.effect_key, question.correlation_id)
-        limit = self._spec.limits.max_tool_calls
         return [
             AgentTools(
-                self._spec.tools, self._headers, identity, limit, self._breakers, self._observe
+                self._spec.tools,
+                self._headers,
+                identity,
+                self._spec.limits.max_tool_calls,
+                self._breakers,
+                question.meter.spans,
+                self._observe,
             )
         ]
 
@@ -218,9 +220,15 @@ class Conversation:
             self._simulated[model_ref] = said
         return self._simulated.get(model_ref, False)
 
-    def _settings(self, question: Question, spec: ModelSpec) -> ModelSettings:
+    def _settings(self, question: Question, traceparent: str | None) -> ModelSettings:
         wanted = self._spec.model_settings
-        settings = ModelSettings()
+        told = {
+            "Corral-Attempt-ID": question.attempt_id,
+            "Corral-Effect-Key": question.effect_key,
+            CORRELATION_HEADER: question.correlation_id,
+            TRACEPARENT: traceparent,
+        }
+        settings = ModelSettings(extra_headers=sendable(told))
         if wanted is not None:
             if wanted.max_tokens is not None:
                 settings["max_tokens"] = wanted.max_tokens
@@ -230,16 +238,6 @@ class Conversation:
                 settings["top_p"] = float(wanted.top_p)
             if wanted.seed is not None:
                 settings["seed"] = wanted.seed
-        if spec.provider not in OWN_PROTOCOL:
-            headers = {
-                "Corral-Attempt-ID": question.attempt_id,
-                "Corral-Effect-Key": question.effect_key,
-            }
-            if question.correlation_id:
-                headers["Corral-Correlation-ID"] = question.correlation_id
-            settings["extra_headers"] = {
-                name: value for name, value in headers.items() if _HEADER_VALUE.fullmatch(value)
-            }
         return settings
 
     def _out_of_turns(self, run: _Run) -> AttemptFailedError:

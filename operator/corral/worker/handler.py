@@ -22,6 +22,7 @@ from corral.api.errors import ErrorClass
 from corral.telemetry.logs import log_context
 from corral.worker.attempt import Attempt, Job, RefusedError
 from corral.worker.attempts import AttemptTable
+from corral.worker.call_spans import CallSpans
 from corral.worker.gate import Gate
 from corral.worker.messages import Start, cancelled_task, output_problem, read_start, to_task
 from corral.worker.outcome import AttemptOutcome, CallObserver, UsageMeter
@@ -166,7 +167,10 @@ class WorkerRequestHandler(RequestHandler):
         return self._table.start(
             start.attempt_id,
             self._job(start),
-            meter=UsageMeter(self._observe),
+            meter=UsageMeter(
+                self._observe,
+                CallSpans(start.attempt_id, start.request.traceparent if start.request else None),
+            ),
             context_id=start.context_id or start.attempt_id,
             forget_after=PLAIN_RESULT_SECONDS if plain else None,
             wrong_revision=wrong_revision,
@@ -178,7 +182,11 @@ class WorkerRequestHandler(RequestHandler):
         correlation_id = request.correlation_id if request else None
 
         async def job(meter: UsageMeter) -> AttemptOutcome:
-            with log_context(correlation_id=correlation_id, attempt=start.attempt_id):
+            with log_context(
+                correlation_id=correlation_id,
+                attempt=start.attempt_id,
+                trace_id=meter.spans.trace_id,
+            ):
                 began = self._clock()
                 outcome = await self._runtime.run(
                     start.attempt_id,

@@ -1,13 +1,19 @@
-"""Headers for MCP servers: files that the kubelet mounts, read at every connection."""
+"""Headers for servers: what tells them of a call, and secrets for MCP servers.
+
+Secrets are files that the kubelet mounts, read at every connection.
+"""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from corral.api.agent import Tool
 from corral.api.attempt import HEADERS_DIR
 from corral.api.errors import ErrorClass
 from corral.worker.outcome import AttemptFailedError
+
+CORRELATION_HEADER = "Corral-Correlation-ID"
+_WORD = re.compile(r"[!-~]{1,512}")
 
 HeaderSource = Callable[[str, str], str | None]
 """From a tool's and a header's name to the header's value, None if there is none."""
@@ -33,6 +39,11 @@ class FileHeaders:
 def no_headers(tool: str, header: str) -> str | None:
     """Where there are none."""
     return None
+
+
+def sendable(headers: Mapping[str, str | None]) -> dict[str, str]:
+    """Those that a header can carry: a correlation id is whatever a person wrote."""
+    return {name: value for name, value in headers.items() if value and _WORD.fullmatch(value)}
 
 
 def missing_header(tools: Sequence[Tool] | None, headers: HeaderSource) -> str | None:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from corral.api.attempt import EXTENSION, AttemptReport, AttemptRequest, InputRequired
 from corral.worker.attempt import Attempt
+from corral.worker.call_spans import CallSpans
 from corral.worker.outcome import AttemptOutcome
 from corral.worker.schema import compact_json, whole_numbers
 
@@ -97,6 +98,7 @@ def to_task(attempt: Attempt, pod_uid: str, revision: str, now: float) -> a2a_pb
     task.status.state = a2a_pb2.TaskState.Value(f"TASK_STATE_{attempt.state}")
     task.status.timestamp.GetCurrentTime()
     outcome = attempt.outcome or AttemptOutcome(usage=attempt.meter.usage())
+    spans = attempt.meter.spans if attempt.finished else CallSpans()
     report = AttemptReport(
         attempt_id=attempt.attempt_id,
         pod_uid=pod_uid,
@@ -104,7 +106,10 @@ def to_task(attempt: Attempt, pod_uid: str, revision: str, now: float) -> a2a_pb
         usage=outcome.usage,
         error=outcome.error,
         input_required=outcome.input_required,
-        duration_seconds=f"{attempt.elapsed(now):.3f}",
+        duration_seconds=f"{attempt.elapsed(now):.6f}",
+        started_at=None if attempt.began is None else f"{attempt.began:.6f}",
+        model_calls=spans.model_calls,
+        tool_calls=spans.tool_calls,
     )
     task.metadata[EXTENSION] = report.to_json()
     if outcome.error is not None:

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from corral.api.attempt import AttemptError, InputRequired, ModelUsage
 from corral.api.errors import ErrorClass
+from corral.worker.call_spans import CallSpans
 
 MESSAGE_LENGTH = 1024
 _FAILURES = frozenset({ErrorClass.MODEL_UNAVAILABLE, ErrorClass.RATE_LIMITED})
@@ -50,6 +51,10 @@ class ModelCall:
     """Nobody knows what it used: it timed out, was cut off or cancelled. A refusal is an answer."""
     retry_after: float | None = None
     """Seconds for which the provider asked to be left alone."""
+    response_model: str | None = None
+    """The model that answered, as it calls itself."""
+    response_id: str | None = None
+    finish_reason: str | None = None
 
     @property
     def cut_off(self) -> bool:
@@ -76,8 +81,12 @@ class ToolCall:
 
     entry: str
     """The Agent's entry that the tool belongs to; empty for a step's call."""
+    tool: str
+    """As the server calls it."""
     seconds: float
     outcome: ToolOutcome
+    call_id: str | None = None
+    """The model's id of the call."""
 
 
 ToolObserver = Callable[[ToolCall], None]
@@ -93,10 +102,15 @@ class UsageMeter:
     It belongs to the caller of the runtime, so what was used is known even when the attempt is
     cancelled. A call counts as a request whether it was answered or not; a provider that did not
     answer reported no tokens.
+
+    Args:
+        observe: told of every call of a model.
+        spans: the calls as the attempt's trace shows them.
     """
 
-    def __init__(self, observe: CallObserver | None = None) -> None:
+    def __init__(self, observe: CallObserver | None = None, spans: CallSpans | None = None) -> None:
         self._observe = observe
+        self.spans = spans or CallSpans()
         self._totals: dict[tuple[str, bool], _Total] = {}
         self._last: ModelCall | None = None
 

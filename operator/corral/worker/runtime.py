@@ -109,7 +109,8 @@ class AgentRuntime:
         Args:
             output_schema: replaces the Agent's own.
             timeout_seconds: of the whole attempt; the Agent's ``limits.timeout`` if absent.
-            meter: keeps the usage where the caller can read it after a cancellation.
+            meter: keeps the usage, and the calls as spans of its trace, where the caller can read
+                them after a cancellation.
             model_ref: the Model to begin with instead of the Agent's own: one of its fallbacks.
             fallbacks: those that the attempt may move on to by itself; None is all.
             max_cost_usd: no model call begins once the attempt has cost that much, or the Agent's
@@ -140,7 +141,7 @@ class AgentRuntime:
 
                     identity = Identity(attempt_id, effect_key, correlation_id)
                     output, structured = await invoke(
-                        tool, identity, limit, self._observe_tool, self._breakers
+                        tool, identity, limit, self._observe_tool, self._breakers, meter.spans
                     )
                 else:
                     schema = self._schema(

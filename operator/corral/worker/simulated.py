@@ -124,8 +124,12 @@ class SimulatedModels:
             try:
                 caps.check(meter)
                 calls += 1
-                meter.add(model.counted(attempt_id, calls))
-                await model.wait(attempt_id, calls)
+                call, begun = model.counted(attempt_id, calls), meter.spans.begin()
+                meter.add(call)
+                try:
+                    await model.wait(attempt_id, calls)
+                finally:
+                    meter.spans.model_called(begun, call)
             except AttemptFailedError as error:
                 failed = error
             else:

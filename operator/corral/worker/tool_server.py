@@ -16,9 +16,10 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import cache
 from ipaddress import ip_address
-from time import monotonic
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -28,9 +29,13 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, Implementation, TextContent, Tool
 from pydantic import ValidationError
 
+from corral.api.attempt import META_CORRELATION_ID
 from corral.api.errors import ErrorClass
+from corral.api.trace import TRACEPARENT
 from corral.breaker import Breaker, RestingError
 from corral.worker import connections
+from corral.worker.call_spans import CallSpans
+from corral.worker.headers import CORRELATION_HEADER, sendable
 from corral.worker.outcome import (
     AttemptFailedError,
     ToolCall,
@@ -52,6 +57,8 @@ _LOST = frozenset({-32000, -32001})
 """The SDK's own error codes: the connection was closed, no answer came in time."""
 _ANSWERS = frozenset({400, 404})
 """The HTTP status of a protocol error may be one of these."""
+_told: ContextVar[Mapping[str, str]] = ContextVar("corral_tool_call", default=MappingProxyType({}))
+"""Headers of the call that is being made: the SDK sends each request in its caller's context."""
 
 
 def refused_url(url: str) -> str | None:
@@ -90,6 +97,7 @@ class ToolServer:
         headers: sent with every request; their values are kept out of everything that is said.
         timeout: seconds that one call may take.
         breaker: of the server; not asked while it rests.
+        spans: the calls as the attempt's trace shows them.
 
     Raises:
         AttemptFailedError: ToolFailed, on entering and from every method, if the server can't be
@@ -103,6 +111,7 @@ class ToolServer:
         headers: Mapping[str, str],
         timeout: float,
         breaker: Breaker,
+        spans: CallSpans,
         *,
         tool: str = "",
         observe: ToolObserver = unobserved,
@@ -114,6 +123,7 @@ class ToolServer:
         self._headers = dict(headers)
         self._timeout = timeout
         self._breaker = breaker
+        self._spans = spans
         self._hidden = Redaction(headers.values())
         self._stop = asyncio.Event()
         self._client: asyncio.Future[Client] | None = None
@@ -187,18 +197,29 @@ class ToolServer:
         return [self._redacted(tool) for tool in tools]
 
     async def call(
-        self, name: str, arguments: Mapping[str, Any], meta: Mapping[str, str]
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        meta: Mapping[str, str],
+        call_id: str | None = None,
     ) -> CallToolResult:
-        """Calls a tool once; what the server says is wrong is a result with ``is_error``."""
+        """Calls a tool once; what the server says is wrong is a result with ``is_error``.
+
+        Args:
+            call_id: the model's id of the call.
+        """
+        begun, outcome = self._spans.begin(), ToolOutcome.UNREACHABLE
+        told = {TRACEPARENT: begun.traceparent} if begun.traceparent else {}
 
         async def called(client: Client) -> CallToolResult:
+            correlation_id = meta.get(META_CORRELATION_ID)
+            _told.set(sendable({CORRELATION_HEADER: correlation_id, **told}))
             return await client.call_tool(
                 name,
                 dict(arguments),
-                meta=dict(meta),  # type: ignore[arg-type]
+                meta={**meta, **told},  # type: ignore[arg-type]
             )
 
-        started, outcome = monotonic(), ToolOutcome.UNREACHABLE
         try:
             async with self._unless_resting():
                 result = await self._with_client(called)
@@ -210,7 +231,9 @@ class ToolServer:
             outcome = ToolOutcome.FAILED
             return self._error("The tool answered with what does not fit its own output schema.")
         finally:
-            self._observe(ToolCall(self._entry, monotonic() - started, outcome))
+            call = ToolCall(self._entry, name, begun.seconds, outcome, call_id)
+            self._observe(call)
+            self._spans.tool_called(begun, call)
         return self._redacted(result)
 
     async def _with_client(self, do: Callable[[Client], Awaitable[T]]) -> T:
@@ -246,7 +269,7 @@ class ToolServer:
                 timeout=httpx2.Timeout(CONNECT_SECONDS, read=self._timeout + CONNECT_SECONDS),
                 limits=connections.limits(),
                 verify=_tls(),
-                event_hooks={"response": [self._look]},
+                event_hooks={"request": [_tell], "response": [self._look]},
             ) as http,
             Client(
                 streamable_http_client(
@@ -331,6 +354,10 @@ class _Bounded(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+async def _tell(request: httpx2.Request) -> None:
+    request.headers.update(_told.get())
 
 
 @cache

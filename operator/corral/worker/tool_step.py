@@ -4,6 +4,7 @@ from pydantic import JsonValue
 
 from corral.api.attempt import ToolInvocation
 from corral.api.errors import ErrorClass
+from corral.worker.call_spans import CallSpans
 from corral.worker.outcome import AttemptFailedError, ToolObserver
 from corral.worker.schema import parse_json
 from corral.worker.tool_breakers import ToolBreakers
@@ -18,6 +19,7 @@ async def invoke(
     seconds: float,
     observe: ToolObserver,
     breakers: ToolBreakers,
+    spans: CallSpans,
 ) -> tuple[JsonValue, bool]:
     """Calls the tool once.
 
@@ -25,6 +27,7 @@ async def invoke(
         seconds: how long the call may take.
         observe: told of the call.
         breakers: of the worker's tool servers.
+        spans: the calls as the attempt's trace shows them.
 
     Returns:
         Its structured content and True, or its text and False: text that is JSON stays text.
@@ -42,7 +45,7 @@ async def invoke(
             ErrorClass.REJECTED, f"Tool {tool.name}: its arguments are not a JSON object."
         )
     async with ToolServer(
-        "", tool.url, {}, seconds, breakers.of(tool.url), tool=tool.name, observe=observe
+        "", tool.url, {}, seconds, breakers.of(tool.url), spans, tool=tool.name, observe=observe
     ) as server:
         result = await server.call(tool.name, arguments, identity.meta(tool.name, arguments, 1))
     if result.is_error:

@@ -27,6 +27,7 @@ from corral.api.agent import MCPServer, Tool
 from corral.api.attempt import META_EFFECT_KEY
 from corral.api.errors import ErrorClass
 from corral.api.types import seconds
+from corral.worker.call_spans import CallSpans
 from corral.worker.headers import HeaderSource, headers_of
 from corral.worker.outcome import AttemptFailedError, ToolObserver, unobserved
 from corral.worker.question import ANSWER
@@ -60,6 +61,7 @@ class AgentTools(AbstractToolset[Any]):
     Args:
         max_calls: how many calls the attempt may make, failed ones too.
         breakers: of the worker's tool servers.
+        spans: the calls as the attempt's trace shows them.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class AgentTools(AbstractToolset[Any]):
         identity: Identity,
         max_calls: int | None,
         breakers: ToolBreakers,
+        spans: CallSpans,
         observe: ToolObserver = unobserved,
     ) -> None:
         self._entries = [entry for entry in entries if entry.mcp is not None]
@@ -76,6 +79,7 @@ class AgentTools(AbstractToolset[Any]):
         self._identity = identity
         self._max_calls = max_calls
         self._breakers = breakers
+        self._spans = spans
         self._observe = observe
         self._calls = 0
         self._offered: dict[str, _Offered] = {}
@@ -149,7 +153,7 @@ class AgentTools(AbstractToolset[Any]):
         ordinal = _ordinal(ctx.messages, name, tool_args, ctx.tool_call_id)
         meta = self._identity.meta(name, tool_args, ordinal)
         logger.info("Tool %s is called.", name, extra={"effect_key": meta[META_EFFECT_KEY]})
-        result = await offered.server.call(offered.tool.name, tool_args, meta)
+        result = await offered.server.call(offered.tool.name, tool_args, meta, ctx.tool_call_id)
         if result.is_error:
             raise ToolFailed(error_of(result))
         return bounded(text_of(result))
@@ -163,6 +167,7 @@ class AgentTools(AbstractToolset[Any]):
             headers_of(entry, self._headers),
             seconds(mcp.timeout),
             self._breakers.of(mcp.url),
+            self._spans,
             observe=self._observe,
         )
         await self._stack.enter_async_context(server)

@@ -192,11 +192,13 @@ async def test_fault_rates_are_drawn_from_seed_and_attempt(client: Client) -> No
 
 async def test_the_journal_names_attempts_and_can_be_filtered_and_cleared(client: Client) -> None:
     headers = {"Corral-Attempt-ID": "r.a.0.1.2", "Corral-Effect-Key": "r.a.0.1"}
-    await client.ask(extra_headers={**headers, "Corral-Correlation-ID": "c1"})
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    of_run = {"Corral-Correlation-ID": "c1", "traceparent": traceparent}
+    await client.ask(extra_headers={**headers, **of_run})
     await client.ask()
     [entry] = await client.journal(attemptID="r.a.0.1.2")
     assert entry["effectKey"] == "r.a.0.1"
-    assert entry["correlationID"] == "c1"
+    assert (entry["correlationID"], entry["traceparent"]) == ("c1", traceparent)
     assert entry["lastUser"] == "Plan a report on batteries."
     assert entry["inputTokens"] > 0
     assert len(await client.journal()) == 2

@@ -52,6 +52,15 @@ async def test_an_effect_key_makes_a_deletion_happen_once() -> None:
         assert [one.get("effectKey") for one in made] == ["k1", "k1", "k2", None]
 
 
+async def test_the_journal_names_the_span_that_the_caller_told() -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    told: list[Any] = [{"traceparent": traceparent}, None]
+    async with tools() as server, Client(server.url) as client:
+        for meta in told:
+            await call(client, "add", arguments={"a": 1, "b": 1}, meta=meta)
+        assert [made.get("traceparent") for made in await server.calls()] == [traceparent, None]
+
+
 async def test_the_journal_has_digests_of_headers_and_can_be_cleared() -> None:
     app = create_app(lambda: "t0ken")
     async with (

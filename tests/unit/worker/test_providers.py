@@ -4,16 +4,23 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corral.api.agent import AgentSpec
 from corral.api.errors import ErrorClass
 from corral.api.model import ModelSpec
+from corral.api.trace import SpanRef
+from corral.worker.call_spans import CallSpans
+from corral.worker.outcome import UsageMeter
 from corral.worker.runtime import AgentRuntime
 from tests.unit.worker.serving import serving
 
+ATTEMPT = "r.a.0.1.1"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
 
@@ -64,11 +71,26 @@ async def google(request: Request) -> Response:
     )
 
 
+asked: list[Request] = []
+
+
+class _Noted:
+    """Remembers requests."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(Request(scope))
+        await self._app(scope, receive, send)
+
+
 APP = Starlette(
+    middleware=[Middleware(_Noted)],
     routes=[
         Route("/v1/messages", anthropic, methods=["POST"]),
         Route("/v1beta/models/{rest:path}", google, methods=["POST"]),
-    ]
+    ],
 )
 
 
@@ -90,7 +112,9 @@ async def test_text_structured_output_usage_and_a_rotated_key(provider: str) -> 
             {"m": ModelSpec.model_validate(spec)},
             lambda model: key,
         )
-        text = await runtime.run("r.a.0.1.1", "Hi")
+        asked.clear()
+        meter = UsageMeter(spans=CallSpans(ATTEMPT, f"00-{TRACE}-b7ad6b7169203331-01"))
+        text = await runtime.run(ATTEMPT, "Hi", meter=meter, correlation_id="c-1")
         structured = await runtime.run("r.a.0.1.2", "Hi", output_schema=SCHEMA)
         key = "wrong"
         refused = await runtime.run("r.a.0.1.3", "Hi")
@@ -105,6 +129,17 @@ async def test_text_structured_output_usage_and_a_rotated_key(provider: str) -> 
         "4",
     )
     assert not usage.simulated
+    [told] = meter.spans.model_calls
+    assert (told.provider, told.response_id, told.finish_reason) == (
+        provider,
+        "msg_1" if provider == "anthropic" else "r1",
+        "stop",
+    )
+    headers = asked[0].headers
+    assert headers["traceparent"] == SpanRef(TRACE, told.span_id).traceparent
+    assert headers["corral-correlation-id"] == "c-1"
+    assert headers["corral-attempt-id"] == ATTEMPT
+    assert "traceparent" not in asked[1].headers
     assert refused.error is not None
     assert refused.error.error_class is ErrorClass.AUTH
     assert "wrong" not in refused.error.message
