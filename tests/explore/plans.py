@@ -107,7 +107,9 @@ class Plan:
         """What reports count it as."""
         if self.watching is not None:
             return str(self.watching[0])
-        return "two kills" if len(self.faults) > 1 else str(self.faults[0][1])
+        if len(self.faults) == 1:
+            return str(self.faults[0][1])
+        return "both killed" if self.kills_worker else "two kills"
 
     @property
     def kills_worker(self) -> bool:
@@ -132,13 +134,21 @@ WATCHINGS = [(Watching.LATE, seconds) for seconds in (1, 3, 10)] + [
 
 
 def plans(calls: Mapping[int, Call], seed: int = 1) -> list[Plan]:
-    """Every single fault of every call, and a fixed draw of pairs of kills.
+    """Every single fault of every call, pairs of kills, and ways in which watches tell.
 
     Args:
         calls: those of the run without a fault, by number.
     """
     single = [Plan(((number, fault),)) for number, call in calls.items() for fault in call.faults()]
-    return [*single, *_pairs(list(calls), seed), *(Plan(watching=one) for one in WATCHINGS)]
+    pairs = [*_pairs(list(calls), seed), *_both(calls)]
+    return [*single, *pairs, *(Plan(watching=one) for one in WATCHINGS)]
+
+
+def _both(calls: Mapping[int, Call]) -> Iterator[Plan]:
+    """After each write the operator is killed, and a worker before the next one hears of it."""
+    for number, call in calls.items():
+        if call.writes and not call.to_worker and not call.optional:
+            yield Plan(((number, Fault.KILL_AFTER), (number + 1, Fault.WORKER_KILLED)))
 
 
 def _pairs(numbers: Sequence[int], seed: int) -> Iterator[Plan]:

@@ -142,6 +142,14 @@ MUTATIONS: list[tuple[Any, str, Callable[..., Any], Any, list[tuple[int, Fault]]
         [(0, Fault.KILL_AFTER)],
         "ledger: ",
     ),
+    (
+        Following,
+        "book_again",
+        lambda _: lambda *_: None,
+        RECORD,
+        [(0, Fault.KILL_AFTER), (1, Fault.WORKER_KILLED)],
+        "ledger: ",
+    ),
     (Recount, "_count_due", lambda _: _nothing, RECORD, [(0, Fault.KILL_AFTER)], "books: agent"),
 ]
 

@@ -75,6 +75,11 @@ class Ledger:
         self._down = False
         metrics.LEDGER_HELD.set_function(lambda: len(self._held))
 
+    @property
+    def kept(self) -> bool:
+        """Whether there is a ledger."""
+        return self._rows is not None
+
     def holds(self, attempt_id: str) -> bool:
         """Whether the attempt's rows wait to be written."""
         return attempt_id in self._held

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from corral.api.attempt import ModelUsage
-from corral.api.errors import Reason
+from corral.api.errors import ErrorClass, Reason
 from corral.api.types import Usage
 from corral.api.workflow import FINAL_STEP_PHASES, StepPhase, WorkflowPhase
 
@@ -295,6 +295,25 @@ class Step(_Phased):
         return total
 
 
+class Bill(_State):
+    """What an attempt used of one Model, with its price."""
+
+    usage: ModelUsage
+    used: Consumption
+    source: str | None = None
+    """Where the price is from; None where there is none."""
+
+
+class Unbooked(_State):
+    """What a settled attempt used, until the ledger is known to have it."""
+
+    agent: str | None = None
+    at: float
+    """When its end was known."""
+    error: ErrorClass | None = None
+    bills: list[Bill]
+
+
 class Run(_State):
     """A run of a Workflow."""
 
@@ -336,6 +355,8 @@ class Run(_State):
     """Child Workflows that were given up: their usage is booked once they have ended."""
     concluding: bool = False
     """Whether the budget is spent and the run ends with what there is."""
+    unbooked: dict[str, Unbooked] = Field(default_factory=dict)
+    """By attempt. An operator and a worker may both be killed before the ledger hears of it."""
 
     @property
     def finished_for_good(self) -> bool:

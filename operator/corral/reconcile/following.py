@@ -1,7 +1,7 @@
 """Makes what runs on workers be what the committed states say."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,12 +11,13 @@ from corral.dispatch.attempts import Deliver
 from corral.kube.client import Json
 from corral.ledger.rows import Origin, entries_of
 from corral.plan.attempts import Place, payload_at, running_attempts
+from corral.plan.charges import Charge, total
 from corral.plan.expressions import ExpressionError
 from corral.plan.facts import NotYetKnownError
 from corral.plan.keys import WorkflowKey
 from corral.plan.names import LABEL_AGENT, correlation_id
 from corral.plan.observed import Pass, Payload, Result
-from corral.plan.state import Consumption, Run, Worker
+from corral.plan.state import Bill, Consumption, Run, Unbooked, Worker
 from corral.reconcile.measures import count_start
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.shares import COALESCE
@@ -25,6 +26,11 @@ from corral.reconcile.world import World
 from corral.telemetry import metrics
 
 log = logging.getLogger(__name__)
+
+MAX_UNBOOKED = 200
+"""Attempts of which a run's state keeps what they used, while the ledger is away: the last ones."""
+BOOKED_AGAIN = 86_400.0
+"""Seconds since a run's end after which a new leader takes its rows for written."""
 
 
 @dataclass
@@ -42,6 +48,8 @@ class Record:
     """By attempt: what was delivered, and is not committed."""
     seen: float | None = None
     """When the run was planned first by this process."""
+    booked: bool = False
+    """Whether what a former leader may not have booked has been."""
 
 
 class Following:
@@ -68,6 +76,35 @@ class Following:
             metrics.ATTEMPTS.labels(key[0], agent or "", outcome).inc()
             if result.worked is not None:
                 metrics.ATTEMPT_SECONDS.labels(key[0], agent or "").observe(result.worked)
+
+    def note_unbooked(
+        self, run: Run, results: Iterable[Result], agents: Mapping[str, str | None], now: float
+    ) -> None:
+        """Has the run's state keep what the ledger does not have yet, of these results too."""
+        ledger = self._world.ledger
+        if not ledger.kept:
+            return
+        kept = {one: what for one, what in run.unbooked.items() if ledger.holds(one)}
+        for result in results:
+            bills = [
+                Bill(usage=charge.usage, used=charge.used, source=charge.source)
+                for charge in result.charges
+            ]
+            if bills:
+                agent = agents.get(result.attempt_id)
+                unbooked = Unbooked(agent=agent, at=now, error=result.error, bills=bills)
+                kept[result.attempt_id] = unbooked
+        run.unbooked = dict([*kept.items()][-MAX_UNBOOKED:])
+
+    def book_again(self, obj: Json, run: Run) -> None:
+        """Books what the leader before may not have come to; what is there stays as it is."""
+        if run.finished is not None and self._world.kube.now() - run.finished > BOOKED_AGAIN:
+            return
+        for attempt_id, unbooked in run.unbooked.items():
+            charges = tuple(Charge(bill.usage, bill.used, bill.source) for bill in unbooked.bills)
+            used = total(charges)
+            result = Result(attempt_id, "", used, error=unbooked.error, charges=charges)
+            self._book(result, Origin.of(obj), unbooked.agent, None, unbooked.at)
 
     async def act(
         self, key: WorkflowKey, obj: Json, p: Pass, payloads: Mapping[str, Payload], record: Record
@@ -158,10 +195,15 @@ class Following:
         return Origin(key[0], run_id, key[1])
 
     def _book(
-        self, result: Result, origin: Origin, agent: str | None, worker: Worker | None
+        self,
+        result: Result,
+        origin: Origin,
+        agent: str | None,
+        worker: Worker | None,
+        at: float | None = None,
     ) -> None:
         """Has the ledger's rows written; the worker keeps what was used until they are."""
-        now, attempts = self._world.kube.now(), self._world.attempts
+        now, attempts = at or self._world.kube.now(), self._world.attempts
 
         def ack(booked: bool) -> None:
             if worker is not None:

@@ -176,6 +176,9 @@ class Workflows:
         what = self._specs.effective(obj, run)
         spec = what.spec
         began = previous.started_at is not None
+        if not record.booked:
+            record.booked = True
+            self.following.book_again(obj, run)
         if spec is None or (what.problems and not began and not spec.shutdown):
             await self._stall(obj, record, spec, previous, what.problems)
             return
@@ -225,6 +228,8 @@ class Workflows:
         if run.started is not None and run.template is None:
             run.template = what.template
         await self._shares.memoize(p)
+        if results:
+            self.following.note_unbooked(p.run, results.values(), agents, p.now)
         obj = await self._commit(key, obj, record, p, previous)
         for attempt_id in results:
             record.results.pop(attempt_id, None)
