@@ -311,6 +311,7 @@ def _result(attempt_id: str, task: Task, worker: Worker, book: Book) -> Result:
         calls=tuple(_calls(usage) for usage in report.usage),
         charges=charges,
         worked=float(report.duration_seconds),
+        report=report,
     )
     if task.succeeded:
         return replace(ended, output=task.output())

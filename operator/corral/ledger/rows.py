@@ -12,10 +12,10 @@ from typing import Any
 
 from corral.plan.names import API_VERSION
 from corral.plan.observed import Result
+from corral.telemetry.text import cleaned
 
 MAX_COUNT = 10**12
 """Of one attempt: a worker that has gone wrong may tell of more than a database can add up."""
-MAX_TEXT = 512
 
 
 class Purpose(StrEnum):
@@ -106,7 +106,7 @@ def entries_of(
         usage, used = charge.usage, charge.used
         yield Entry(
             attempt_id=result.attempt_id,
-            model_ref=_text(usage.model_ref),
+            model_ref=cleaned(usage.model_ref),
             simulated=usage.simulated,
             recorded_at=recorded_at,
             namespace=origin.namespace,
@@ -122,8 +122,8 @@ def entries_of(
             attempt=int(attempt),
             purpose=purpose.value,
             outcome=result.error.value if result.error else "Succeeded",
-            provider=_text(usage.provider),
-            model=_text(usage.model),
+            provider=cleaned(usage.provider),
+            model=cleaned(usage.model),
             requests=_count(used.requests),
             input_tokens=_count(used.input_tokens),
             output_tokens=_count(used.output_tokens),
@@ -132,11 +132,6 @@ def entries_of(
             price_source=charge.source,
             unpriced_requests=_count(used.unpriced_requests),
         )
-
-
-def _text(text: str) -> str:
-    """What a worker says, as every database takes it."""
-    return text.replace("\0", "").encode(errors="replace").decode()[:MAX_TEXT]
 
 
 def _count(number: int) -> int:

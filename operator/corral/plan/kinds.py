@@ -246,6 +246,7 @@ def note_failure(node: Node, error: ErrorClass, message: str, now: float) -> Non
         iteration=node.iteration,
         reason=error.value,
         message=message[:256],
+        started=node.attempt_started,
         at=now,
     )
     node.errors = [*node.errors, failure][-KEPT_ERRORS:]

@@ -1,6 +1,8 @@
 """Every name, label and key that corral derives."""
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 GROUP = "corral.dev"
 VERSION = "v1alpha1"
@@ -33,6 +35,12 @@ def digest(*parts: object, length: int = 10) -> str:
     """A short, stable hash that is valid in names and label values."""
     text = "\x00".join(str(part) for part in parts)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def correlation_id(workflow: Mapping[str, Any]) -> str:
+    """A Workflow's correlation id: its user's, or the run's."""
+    annotations = workflow["metadata"].get("annotations") or {}
+    return str(annotations.get(ANNOTATION_CORRELATION_ID) or workflow["metadata"]["uid"])
 
 
 def worker_labels(agent: str, pool: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from corral.api.attempt import InputRequired, ToolDecision, ToolInvocation
+from corral.api.attempt import AttemptReport, InputRequired, ToolDecision, ToolInvocation
 from corral.api.errors import ErrorClass, Reason
 from corral.api.workflow import WorkflowBudget, WorkflowPhase, WorkflowSpec
 from corral.plan.charges import Charge
@@ -144,6 +144,8 @@ class Result:
     """What ``used`` is the sum of."""
     worked: float | None = None
     """Seconds for which the worker worked on it, as it says."""
+    report: AttemptReport | None = None
+    """All that the worker told; None where it told nothing."""
 
 
 @dataclass(frozen=True)

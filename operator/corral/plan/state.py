@@ -128,6 +128,7 @@ class Failure(_State):
     iteration: int = 1
     reason: str
     message: str
+    started: float | None = None
     at: float
 
 

@@ -14,7 +14,7 @@ from corral.plan.attempts import Place, payload_at, running_attempts
 from corral.plan.expressions import ExpressionError
 from corral.plan.facts import NotYetKnownError
 from corral.plan.keys import WorkflowKey
-from corral.plan.names import ANNOTATION_CORRELATION_ID, LABEL_AGENT
+from corral.plan.names import LABEL_AGENT, correlation_id
 from corral.plan.observed import Pass, Payload, Result
 from corral.plan.state import Consumption, Run, Worker
 from corral.reconcile.measures import count_start
@@ -188,12 +188,6 @@ def _count(namespace: str, agent: str | None, result: Result) -> None:
             None if used.cost is None else float(used.cost),
             0 if charge.usage.simulated else used.unpriced_requests,
         )
-
-
-def correlation_id(obj: Json) -> str:
-    """The user's correlation id, or the run's."""
-    annotations = obj["metadata"].get("annotations") or {}
-    return str(annotations.get(ANNOTATION_CORRELATION_ID) or obj["metadata"]["uid"])
 
 
 def worker_of(pod: Json) -> Worker:

@@ -16,6 +16,7 @@ from corral.kube.client import WORKFLOWS, ApiError, Json
 from corral.kube.events import post_event
 from corral.plan.holdings import on_workers
 from corral.plan.keys import WorkflowKey
+from corral.plan.names import correlation_id
 from corral.plan.observed import Pass, Payload, Slot, Want
 from corral.plan.selection import agent_of_attempt
 from corral.plan.state import (
@@ -30,7 +31,7 @@ from corral.plan.workflow import fail_too_large, plan
 from corral.reconcile.announce import announce
 from corral.reconcile.children import Children
 from corral.reconcile.effective import Specs
-from corral.reconcile.following import Following, Record, correlation_id
+from corral.reconcile.following import Following, Record
 from corral.reconcile.gather import gather
 from corral.reconcile.priorities import Priorities
 from corral.reconcile.queue import RetryLaterError

@@ -6,7 +6,8 @@ from enum import StrEnum
 from types import MappingProxyType
 
 Value = str | bool | int | float | tuple[str, ...]
-_NOTHING: Mapping[str, Value] = MappingProxyType({})
+OPERATOR: Mapping[str, Value] = MappingProxyType({"service.name": "corral-operator"})
+"""Whose the spans of runs, steps and attempts are: any operator tells the same of them."""
 
 
 class SpanKind(StrEnum):
@@ -23,7 +24,7 @@ class Link:
 
     trace_id: str
     span_id: str
-    attributes: Mapping[str, Value] = _NOTHING
+    attributes: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Span:
     """Seconds since the epoch."""
     ended_at: float
     kind: SpanKind = SpanKind.INTERNAL
-    attributes: Mapping[str, Value] = _NOTHING
+    attributes: Mapping[str, Value] = field(default_factory=dict)
     error: str | None = None
     """What went wrong, in a sentence; None where nothing did."""
     links: tuple[Link, ...] = ()
-    resource: Mapping[str, Value] = field(default=_NOTHING)
+    resource: Mapping[str, Value] = field(default_factory=dict)
     """Whose span it is: ``service.name`` and what else tells its process."""
