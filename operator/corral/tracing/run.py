@@ -7,6 +7,7 @@ models and tools is in no status: ``attempt`` makes the spans of that.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -26,10 +27,13 @@ _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _BEGAN = frozenset({StepPhase.SUCCEEDED, StepPhase.FAILED})
 
 
+_parsed = lru_cache(maxsize=4096)(SpanRef.parse)
+
+
 def caller_of(workflow: Json) -> SpanRef | None:
     """The span that a Workflow was made in, as whoever made it says."""
     annotations = workflow["metadata"].get("annotations") or {}
-    return SpanRef.parse(annotations.get(ANNOTATION_TRACEPARENT))
+    return _parsed(annotations.get(ANNOTATION_TRACEPARENT))
 
 
 def root_of(workflow: Json) -> SpanRef:
@@ -48,7 +52,7 @@ def trace_id_of(run_id: str) -> str:
     return digits if _TRACE_ID.fullmatch(digits) else sha256(run_id.encode()).hexdigest()[:32]
 
 
-def spans_of(workflow: Json, now: float) -> list[Span]:
+def spans_of(workflow: Json, now: float, run: Run | None = None) -> list[Span]:
     """The run's span, those of steps that began, and of the attempts that status knows of.
 
     These are the last attempt of each item, and those that failed before it, as far as they are
@@ -57,18 +61,19 @@ def spans_of(workflow: Json, now: float) -> list[Span]:
     Args:
         workflow: as it is read from the API server.
         now: seconds since the epoch.
+        run: what the journal says, if that was read already.
     """
-    return list(_Reading(workflow, now).spans())
+    return list(_Reading(workflow, now, run).spans())
 
 
 class _Reading:
     """One Workflow, as it is read."""
 
-    def __init__(self, workflow: Json, now: float) -> None:
+    def __init__(self, workflow: Json, now: float, run: Run | None) -> None:
         self._workflow, self._now = workflow, now
         self._status = workflow.get("status") or {}
         self._root = root_of(workflow)
-        self._run = self._journal()
+        self._run = run or self._journal()
         self._run_id = workflow["metadata"]["uid"]
 
     def _journal(self) -> Run | None:

@@ -62,7 +62,7 @@ class Bench:
 
     def follow(self, attempt_id: str = A, revision: str = REVISION, text: str = "go") -> None:
         payload = Payload(attempt_id, self.worker, revision, 30, text, None, None)
-        self.attempts.follow(payload, self.book, self.results.append, None)
+        self.attempts.follow(payload, self.book, self.results.append, CallContext())
 
     async def result(self, count: int = 1) -> Result:
         await until(lambda: len(self.results) >= count)
