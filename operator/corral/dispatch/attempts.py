@@ -106,9 +106,7 @@ class Attempts:
     ) -> None:
         worker, started = payload.worker, monotonic()
         try:
-            with log_context(
-                correlation_id=context.correlation_id, attempt_id=payload.attempt_id
-            ):
+            with log_context(correlation_id=context.correlation_id, attempt_id=payload.attempt_id):
                 task = await self._until_ended(payload, context)
                 result = _result(payload.attempt_id, task, worker, book)
                 on_the_way = monotonic() - started - (result.worked or 0.0)

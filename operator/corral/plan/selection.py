@@ -134,10 +134,8 @@ def _no_match(p: Pass, at: str, selector: AgentSelector) -> Missing:
     return Missing(at, Reason.AGENT_NOT_FOUND, f"{at}: no Agent has the capabilities {wanted}")
 
 
-def item_of_attempt(
-    spec: WorkflowSpec, run: Run, attempt: str
-) -> tuple[NestedStep, Node | None] | None:
-    """The step that an attempt is of, and its item; None where that can't be told any more."""
+def agent_of_attempt(spec: WorkflowSpec, run: Run, attempt: str) -> str | None:
+    """The Agent that an attempt of the run was sent to; None if that can't be told any more."""
     _, path, item, _, _ = attempt.rsplit(".", 4)
     specs: Mapping[str, NestedStep] = {
         step.name: step for step in [*(spec.steps or []), *(spec.on_exit or [])]
@@ -154,10 +152,4 @@ def item_of_attempt(
         node = step.nodes[int(index)] if step and int(index) < len(step.nodes) else None
         steps = node.steps if node else None
         last, specs = found, {one.name: one for one in getattr(found, "steps", None) or []}
-    return last, node
-
-
-def agent_of_attempt(spec: WorkflowSpec, run: Run, attempt: str) -> str | None:
-    """The Agent that an attempt of the run was sent to; None if that can't be told any more."""
-    found = item_of_attempt(spec, run, attempt)
-    return None if found is None else agent_of(found[0], found[1] or Node())
+    return agent_of(last, node or Node())

@@ -47,6 +47,7 @@ from corral.reconcile.store import ObjectKey, is_worker, key_of, pool_of
 from corral.reconcile.workflows import Workflows
 from corral.reconcile.world import Wake, World
 from corral.telemetry import metrics
+from corral.tracing.tracer import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Controller:
         image: str,
         image_revision: str = "",
         ledger: Ledger | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._artifacts = artifacts
         self.lease = Lease(kube, namespace, OPERATOR, identity)
@@ -91,6 +93,7 @@ class Controller:
             image=image,
             image_revision=image_revision,
             ledger=ledger or Ledger(None),
+            tracer=tracer or Tracer(),
         )
         self.world.pods.on_replaced = lambda pod: self._worker_gone(pod["metadata"]["uid"])
         self._workflows = Workflows(self.world)
@@ -229,6 +232,8 @@ class Controller:
                 sweep_forever(self._artifacts, self._living),
                 self.world.ledger.run(),
                 self.world.ledger.prune_for_ever(),
+                self.world.ledger.export_for_ever(),
+                self._workflows.following.traces.take_up(),
                 self._recount.run(),
             ]
             tasks += [asyncio.create_task(work) for work in endless]

@@ -8,6 +8,7 @@ from functools import partial
 from corral.api.attempt import WORKER_PORT
 from corral.artifacts.errors import ArtifactStoreError
 from corral.dispatch.attempts import Deliver
+from corral.dispatch.client import CallContext
 from corral.kube.client import Json
 from corral.ledger.rows import Origin, entries_of
 from corral.plan.attempts import Place, payload_at, running_attempts
@@ -21,8 +22,10 @@ from corral.reconcile.measures import count_start
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.shares import COALESCE
 from corral.reconcile.store import ObjectKey
+from corral.reconcile.traces import Traces
 from corral.reconcile.world import World
 from corral.telemetry import metrics
+from corral.tracing.attempt import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,10 @@ class Record:
     """By attempt: what was delivered, and is not committed."""
     seen: float | None = None
     """When the run was planned first by this process."""
+    newest: Json = field(default_factory=dict)
+    """The Workflow, as the last pass saw it."""
+    unheard: bool = False
+    """Whether a write that ends the run was not answered."""
 
 
 class Following:
@@ -49,20 +56,31 @@ class Following:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.traces = Traces(world)
         self.on_usage: Callable[[ObjectKey, Consumption], None] = lambda *_: None
         """Told what an attempt of an Agent used, once that is committed."""
 
     def acknowledge(
-        self, key: WorkflowKey, results: Mapping[str, Result], agents: Mapping[str, str | None]
+        self,
+        key: WorkflowKey,
+        results: Mapping[str, Result],
+        agents: Mapping[str, str | None],
+        attempts: Mapping[str, Attempt],
     ) -> None:
-        """Results that are committed: books them, and lets the workers drop them."""
+        """Results that are committed: books them, and lets the workers drop them.
+
+        Args:
+            agents: by attempt: whose worker it was.
+            attempts: what the run knew of those that are traced.
+        """
         for result in results.values():
             agent = agents.get(result.attempt_id)
             if agent is not None:
                 self.on_usage((key[0], agent), result.used)
             pod = self._world.pods.by_uid(result.worker_uid)
             worker = worker_of(pod) if pod is not None else None
-            self._book(result, self._origin(key, result), agent, worker)
+            about = attempts.get(result.attempt_id)
+            self._book(result, self._origin(key, result), agent, worker, about)
             _count(key[0], agent, result)
             outcome = result.error.value if result.error else "Succeeded"
             metrics.ATTEMPTS.labels(key[0], agent or "", outcome).inc()
@@ -85,7 +103,9 @@ class Following:
                 count_start(key[0], place)
             payload = payloads.get(attempt_id) or await self._payload(key, p, attempt_id, place)
             if payload is not None:
-                attempts.follow(payload, book, self._inbox(key, record), correlation_id(obj))
+                traceparent = self._world.tracer.attempt(obj, attempt_id)
+                context = CallContext(correlation_id(obj), traceparent)
+                attempts.follow(payload, book, self._inbox(key, record), context)
         for attempt_id, worker in p.run.unsettled.items():
             if attempt_id not in record.results:
                 attempts.cancel(attempt_id, worker, book, self._inbox(key, record))
@@ -158,9 +178,14 @@ class Following:
         return Origin(key[0], run_id, key[1])
 
     def _book(
-        self, result: Result, origin: Origin, agent: str | None, worker: Worker | None
+        self,
+        result: Result,
+        origin: Origin,
+        agent: str | None,
+        worker: Worker | None,
+        about: Attempt | None = None,
     ) -> None:
-        """Has the ledger's rows written; the worker keeps what was used until they are."""
+        """Has rows and spans written; the worker keeps what they are made of until they are."""
         now, attempts = self._world.kube.now(), self._world.attempts
 
         def ack(booked: bool) -> None:
@@ -172,6 +197,7 @@ class Following:
             list(entries_of(result, origin, agent, now)),
             partial(ack, booked=True),
             partial(ack, booked=False),
+            self.traces.of_attempt(result, origin, agent, worker, about),
         )
 
 

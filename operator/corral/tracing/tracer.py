@@ -42,6 +42,10 @@ class Tracer:
     def __init__(self, sampled: Sampled | None = None) -> None:
         self._sampled = sampled and lru_cache(maxsize=4096)(sampled)
 
+    @property
+    def on(self) -> bool:
+        return self._sampled is not None
+
     def begin(self, workflow: Mapping[str, Any]) -> str | None:
         """The trace of a run that begins now; None where nothing is traced."""
         return root_of(workflow).trace_id if self._sampled else None

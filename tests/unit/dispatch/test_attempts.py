@@ -16,7 +16,7 @@ from corral.api.attempt import EXTENSION, HEADER_IDENTITY, AttemptReport
 from corral.api.errors import ErrorClass
 from corral.dispatch import attempts as module
 from corral.dispatch.attempts import Attempts
-from corral.dispatch.client import WorkerClient, WorkerUnreachableError
+from corral.dispatch.client import CallContext, WorkerClient, WorkerUnreachableError
 from corral.plan.charges import Charge
 from corral.plan.observed import Payload, Result
 from corral.plan.state import Consumption, Worker

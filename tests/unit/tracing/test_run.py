@@ -106,7 +106,7 @@ def test_a_failure_is_told_by_run_step_and_attempt() -> None:
 
 
 def test_items_are_attempts_of_one_step() -> None:
-    sim = run('steps: [{name: a, agentRef: {name: x}, forEach: {items: [1, 2]}}]')
+    sim = run("steps: [{name: a, agentRef: {name: x}, forEach: {items: [1, 2]}}]")
     found = spans(sim)
     assert found["a.1.1.1"].attributes[genai.ITEM] == 1
     assert found["a.0.1.1"].parent_id == found["a.1.1.1"].parent_id == found["step a"].span_id
