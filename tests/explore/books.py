@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from corral.ledger.errors import LedgerError
 from corral.ledger.query import Filter, Sum, total
 from corral.ledger.rows import Entry
+from corral.tracing.parcel import Parcel
 from tests.explore.gate import Caller, Gate
 from tests.explore.plans import Call
 
@@ -25,7 +26,7 @@ class Rows:
 
     async def migrate(self) -> None: ...
 
-    async def write(self, entries: Sequence[Entry]) -> None:
+    async def write(self, entries: Sequence[Entry], parcels: Sequence[Parcel]) -> None:
         def effect() -> None:
             for entry in entries:
                 self._books.setdefault((entry.attempt_id, entry.model_ref, entry.simulated), entry)

@@ -104,7 +104,7 @@ def _acknowledges_before_it_commits(inbox: Callable[..., Any]) -> Callable[..., 
 
 
 def _books_after_it_acknowledges(book: Callable[..., None]) -> Callable[..., None]:
-    def hasty(self: Ledger, attempt_id: str, entries: Any, written: Any, _: Any) -> None:
+    def hasty(self: Ledger, attempt_id: str, entries: Any, written: Any, *_: Any) -> None:
         written()
         later = asyncio.get_running_loop().call_later
         later(1, book, self, attempt_id, entries, lambda: None, lambda: None)
@@ -144,13 +144,13 @@ MUTATIONS: list[tuple[Any, str, Callable[..., Any], Any, list[tuple[int, Fault]]
     ),
     (
         Following,
-        "book_again",
+        "_book_again",
         lambda _: lambda *_: None,
         RECORD,
         [(0, Fault.KILL_AFTER), (1, Fault.WORKER_KILLED)],
         "ledger: ",
     ),
-    (Recount, "_count_due", lambda _: _nothing, RECORD, [(0, Fault.KILL_AFTER)], "books: agent"),
+    (Recount, "_count", lambda _: _nothing, RECORD, [(0, Fault.KILL_AFTER)], "books: agent"),
 ]
 
 

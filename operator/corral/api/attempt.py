@@ -206,6 +206,8 @@ class AttemptReport(Resource):
     duration_seconds: str = "0"
     started_at: str | None = None
     """Seconds since the epoch, to the microsecond, by the worker's clock."""
+    traceparent: str | None = None
+    """As the request had it: it tells the trace where nobody knows the run any more."""
     model_calls: list[ModelCallSpan] = Field(default_factory=list)
     """For the trace, if the request's is sampled."""
     tool_calls: list[ToolCallSpan] = Field(default_factory=list)

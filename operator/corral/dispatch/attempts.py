@@ -16,7 +16,13 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 
 from corral.api.attempt import AttemptReport, ModelUsage
 from corral.api.errors import ErrorClass
-from corral.dispatch.client import RefusedError, Task, WorkerClient, WorkerUnreachableError
+from corral.dispatch.client import (
+    CallContext,
+    RefusedError,
+    Task,
+    WorkerClient,
+    WorkerUnreachableError,
+)
 from corral.plan.charges import Charge, total
 from corral.plan.observed import ModelCalls, Payload, Result
 from corral.plan.state import Consumption, Worker
@@ -85,23 +91,23 @@ class Attempts:
         payload: Payload,
         book: Book,
         deliver: Deliver,
-        correlation_id: str | None,
+        context: CallContext,
     ) -> None:
         """Starts the attempt, or attaches to it; ``deliver`` gets its result, once."""
         if payload.attempt_id in self._following:
             return
-        work = self._follow(payload, book, deliver, correlation_id)
+        work = self._follow(payload, book, deliver, context)
         task = asyncio.create_task(work, name=payload.attempt_id)
         self._following[payload.attempt_id] = _Followed(task, payload.worker, deliver)
         task.add_done_callback(lambda _: self._following.pop(payload.attempt_id, None))
 
     async def _follow(
-        self, payload: Payload, book: Book, deliver: Deliver, correlation_id: str | None
+        self, payload: Payload, book: Book, deliver: Deliver, context: CallContext
     ) -> None:
         worker, started = payload.worker, monotonic()
         try:
-            with log_context(correlation_id=correlation_id, attempt_id=payload.attempt_id):
-                task = await self._until_ended(payload, correlation_id)
+            with log_context(correlation_id=context.correlation_id, attempt_id=payload.attempt_id):
+                task = await self._until_ended(payload, context)
                 result = _result(payload.attempt_id, task, worker, book)
                 on_the_way = monotonic() - started - (result.worked or 0.0)
                 if on_the_way >= 0:  # else it was attached to, and sent by another process
@@ -119,9 +125,9 @@ class Attempts:
             message = f"the worker's answer can't be understood: {type(error).__name__}"
             deliver(_lost(payload.attempt_id, worker, ErrorClass.INTERNAL, message))
 
-    async def _until_ended(self, payload: Payload, correlation_id: str | None) -> Task:
+    async def _until_ended(self, payload: Payload, context: CallContext) -> Task:
         async def once() -> Task:
-            return await self._client.send(payload, correlation_id)
+            return await self._client.send(payload, context)
 
         task: Task = await self._persist(payload.worker, once)
         while not task.final:

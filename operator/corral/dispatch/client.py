@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -54,6 +55,15 @@ _FINAL = frozenset(
     }
 )
 """States after which an attempt does nothing more: another goes on where input was required."""
+
+
+@dataclass(frozen=True)
+class CallContext:
+    """What an attempt belongs to, for whoever looks for it later."""
+
+    correlation_id: str | None = None
+    traceparent: str | None = None
+    """The attempt's span."""
 
 
 class WorkerUnreachableError(Exception):
@@ -134,7 +144,7 @@ class WorkerClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def send(self, payload: Payload, correlation_id: str | None = None) -> Task:
+    async def send(self, payload: Payload, context: CallContext = CallContext()) -> Task:
         """Starts the attempt, or attaches to it; answers when it has ended or after 25 s."""
         run_id = payload.attempt_id.split(".", 1)[0]
         request = AttemptRequest(
@@ -152,7 +162,8 @@ class WorkerClient:
             tool=payload.tool,
             conversation=payload.conversation,
             decisions=list(payload.decisions),
-            correlation_id=correlation_id,
+            traceparent=context.traceparent,
+            correlation_id=context.correlation_id,
         )
         parts: list[dict[str, Any]] = []
         if payload.input is not None or payload.input_data is None:

@@ -23,9 +23,12 @@ from corral.kube.client import ApiError, connect
 from corral.ledger.writer import Ledger
 from corral.reconcile.controller import Controller
 from corral.telemetry.logs import configure_logging
+from corral.tracing.tracer import Tracer, endpoint
 
 if TYPE_CHECKING:
+    from corral.ledger.outbox import Outbox
     from corral.ledger.store import Store
+    from corral.tracing.otlp import Exporter
 
 log = logging.getLogger("corral.operator")
 
@@ -46,7 +49,8 @@ def main() -> int:
     ``CORRAL_METRICS_PORT``, ``CORRAL_ARTIFACTS_URL`` (where large outputs are; S3's endpoint and
     credentials are in the AWS variables), ``CORRAL_ARTIFACTS_PORT``, ``CORRAL_LEDGER_URL`` (a
     database; empty: no ledger), ``CORRAL_LEDGER_RETENTION`` (for how long rows are kept; empty: for
-    ever), ``CORRAL_LEDGER_PORT``.
+    ever), ``CORRAL_LEDGER_PORT``, and OpenTelemetry's own: with ``OTEL_EXPORTER_OTLP_ENDPOINT`` or
+    ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` runs are traced.
     """
     configure_logging(os.environ.get("CORRAL_LOG_LEVEL", "info"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -64,7 +68,8 @@ async def _operate() -> int:
         return 1
     try:
         rows = _rows()
-        ledger = Ledger(rows, _retention())
+        exporter = _exporter(rows)
+        ledger = Ledger(rows, _retention(), _outbox(rows, exporter))
     except ValueError as error:
         log.error("%s", error)
         return 1
@@ -81,6 +86,7 @@ async def _operate() -> int:
             image,
             os.environ.get("CORRAL_WORKER_IMAGE_REVISION", ""),
             ledger,
+            Tracer(exporter.sampled if exporter else None),
         )
         watches = Watches(controller.saw, loop)
         health = await serve_health(
@@ -112,6 +118,8 @@ async def _operate() -> int:
             await served.cleanup()
             await artifacts.close()
             await health.cleanup()
+            if exporter is not None:
+                exporter.close()
             if rows is not None:
                 await rows.close()
 
@@ -135,6 +143,33 @@ def _rows() -> "Store | None":
         return Store(url or LEDGER_URL)
     except ValueError as error:
         raise ValueError(f"CORRAL_LEDGER_URL: {error}") from None
+
+
+def _exporter(rows: "Store | None") -> "Exporter | None":
+    """Who sends spans; None where no collector is named.
+
+    Raises:
+        ValueError: spans have nowhere to wait, or a setting is wrong; begins with its name.
+    """
+    setting = endpoint()
+    if setting is None:
+        return None
+    if rows is None:
+        why = "spans wait in the ledger's database until they are exported, and there is no ledger"
+        raise ValueError(f"{setting}: {why}")
+    # A process that traces nothing does not load what does.
+    from corral.tracing.otlp import Exporter
+
+    return Exporter()
+
+
+def _outbox(rows: "Store | None", exporter: "Exporter | None") -> "Outbox | None":
+    if rows is None or exporter is None:
+        return None
+    from corral.ledger.outbox import Outbox
+    from corral.ledger.shelf import Shelf
+
+    return Outbox(Shelf(rows), exporter.export)
 
 
 def _retention() -> float | None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from time import time
 from typing import Any, TypeVar
 
 from alembic import command
@@ -45,7 +46,9 @@ from corral.artifacts.errors import said
 from corral.ledger.errors import LedgerError, RowsRefusedError
 from corral.ledger.query import MEASURES, Filter, Sum
 from corral.ledger.rows import Entry
-from corral.ledger.table import LEDGER, VERSION_TABLE, Total, prepare_sqlite
+from corral.ledger.shelf import row_of
+from corral.ledger.table import LEDGER, SPANS, VERSION_TABLE, Total, prepare_sqlite
+from corral.tracing.parcel import Parcel
 
 T = TypeVar("T")
 
@@ -98,23 +101,19 @@ class Store:
         """Makes the table, or takes it to this version's form; a newer one's is left as it is."""
         await self._in(self._writing, self._migrate)
 
-    async def write(self, entries: Sequence[Entry]) -> None:
-        """Adds rows, all or none; those that are there stay as they are.
+    async def write(self, entries: Sequence[Entry], parcels: Sequence[Parcel] = ()) -> None:
+        """Adds rows, and spans to be exported, all or none; those that are there stay as they are.
 
         Raises:
             RowsRefusedError: a row is not what the database takes.
         """
-        await self._in(self._writing, lambda: self._write(entries))
+        await self._in(self._writing, lambda: self._write(entries, parcels))
 
     async def prune(self, before: float) -> int:
         """Deletes what was recorded before; how many rows that were."""
 
-        def work() -> int:
-            with self._engine.begin() as connection:
-                old = delete(LEDGER).where(LEDGER.c.recorded_at < before)
-                return connection.execute(old).rowcount
-
-        return await self._in(self._writing, work)
+        old = delete(LEDGER).where(LEDGER.c.recorded_at < before)
+        return await self.change(lambda connection: connection.execute(old).rowcount)
 
     async def sums(self, by: Sequence[str], wanted: Filter) -> list[Sum]:
         """Sums by columns, the dearest first."""
@@ -125,6 +124,24 @@ class Store:
     ) -> list[Entry]:
         """Rows, the oldest first, from the one behind ``after``, which is the end of a page."""
         return await self._in(self._reading, lambda: self._entries(wanted, limit, after))
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Has something read."""
+
+        def reading() -> T:
+            with self._engine.connect() as connection:
+                return work(connection)
+
+        return await self._in(self._reading, reading)
+
+    async def change(self, work: Callable[[Connection], T]) -> T:
+        """Has something changed, in one transaction."""
+
+        def changing() -> T:
+            with self._engine.begin() as connection:
+                return work(connection)
+
+        return await self._in(self._writing, changing)
 
     async def _in(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         def guarded() -> T:
@@ -144,12 +161,17 @@ class Store:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
-    def _write(self, entries: Sequence[Entry]) -> None:
+    def _write(self, entries: Sequence[Entry], parcels: Sequence[Parcel]) -> None:
         dialect = postgresql if self._url.get_backend_name() == "postgresql" else sqlite
-        adding = dialect.insert(LEDGER).on_conflict_do_nothing()
+        now = time()
         with self._engine.begin() as connection:
-            known = _completed(connection, entries)
-            connection.execute(adding, [asdict(entry) for entry in known])
+            if entries:
+                adding = dialect.insert(LEDGER).on_conflict_do_nothing()
+                known = _completed(connection, entries)
+                connection.execute(adding, [asdict(entry) for entry in known])
+            if parcels:
+                adding = dialect.insert(SPANS).on_conflict_do_nothing()
+                connection.execute(adding, [row_of(parcel, now) for parcel in parcels])
 
     def _sums(self, by: Sequence[str], wanted: Filter) -> list[Sum]:
         keys = [LEDGER.c[name] for name in by]

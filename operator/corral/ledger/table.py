@@ -1,4 +1,4 @@
-"""The ledger's table, and how it keeps amounts exactly."""
+"""The database's tables, and how amounts are kept exactly."""
 
 import sqlite3
 from datetime import UTC, datetime
@@ -18,12 +18,14 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
 NAME = "corral_ledger"
+SPANS_NAME = "corral_spans"
 VERSION_TABLE = "corral_ledger_version"
 
 
@@ -129,3 +131,15 @@ LEDGER = Table(
     Index(f"{NAME}_recorded_at", "recorded_at"),
     Index(f"{NAME}_run_id", "run_id"),
 )
+SPANS = Table(
+    SPANS_NAME,
+    METADATA,
+    Column("key", String, primary_key=True),
+    Column("made_at", Moment, nullable=False),
+    Column("spans", BigInteger, nullable=False),
+    Column("payload", Text),
+    Index(f"{SPANS_NAME}_made_at", "made_at"),
+)
+"""A row is a ``Parcel``; its payload is NULL once it need not be exported any more."""
+_WAITS = text("payload IS NOT NULL")
+Index(f"{SPANS_NAME}_waiting", SPANS.c.made_at, sqlite_where=_WAITS, postgresql_where=_WAITS)

@@ -8,7 +8,7 @@ that on their workers alone.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from time import time
@@ -17,10 +17,12 @@ from typing import Protocol
 from tenacity import AsyncRetrying, RetryCallState, wait_exponential_jitter
 
 from corral.ledger.errors import LedgerError, RowsRefusedError
+from corral.ledger.outbox import Outbox
 from corral.ledger.query import Filter, Sum, total
 from corral.ledger.rows import Entry
 from corral.plan.state import Consumption
 from corral.telemetry import metrics
+from corral.tracing.parcel import Parcel
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,13 @@ class Rows(Protocol):
     async def migrate(self) -> None:
         """Makes it ready; raises ``LedgerError``."""
 
-    async def write(self, entries: Sequence[Entry]) -> None:
-        """Adds rows that are not there; raises ``LedgerError`` and ``RowsRefusedError``."""
+    async def write(self, entries: Sequence[Entry], parcels: Sequence[Parcel]) -> None:
+        """Adds rows, and spans to be exported, that are not there; all or none.
+
+        Raises:
+            LedgerError: not now.
+            RowsRefusedError: never.
+        """
 
     async def sums(self, by: Sequence[str], wanted: Filter) -> list[Sum]:
         """Sums by columns; raises ``LedgerError``."""
@@ -54,6 +61,7 @@ class Rows(Protocol):
 @dataclass(frozen=True)
 class _Held:
     entries: Sequence[Entry]
+    parcels: Sequence[Parcel]
     written: Callable[[], None]
     delayed: Callable[[], None]
 
@@ -64,11 +72,15 @@ class Ledger:
     Args:
         rows: None where there is no ledger: then everything counts as written.
         retention: seconds for which rows are kept; None for ever.
+        outbox: where spans wait to be exported; None where nothing is traced.
     """
 
-    def __init__(self, rows: Rows | None, retention: float | None = None) -> None:
+    def __init__(
+        self, rows: Rows | None, retention: float | None = None, outbox: Outbox | None = None
+    ) -> None:
         self._rows = rows
         self._retention = retention
+        self._outbox = outbox
         self._held: dict[str, _Held] = {}
         self._some = asyncio.Event()
         self._ready = asyncio.Event()
@@ -95,18 +107,20 @@ class Ledger:
         entries: Sequence[Entry],
         written: Callable[[], None],
         delayed: Callable[[], None] = lambda: None,
+        parcels: Sequence[Parcel] = (),
     ) -> None:
-        """Has an attempt's rows written.
+        """Has an attempt's rows written, and its spans or a run's kept until they are exported.
 
         Args:
+            attempt_id: or a run's id.
             written: told once they are, or where there is nothing to write.
             delayed: told if that takes longer, as the database is away.
         """
-        if self._rows is None or not entries:
+        if self._rows is None or not (entries or parcels):
             written()
             return
         if not self.full or attempt_id in self._held:
-            self._held[attempt_id] = _Held(entries, written, delayed)
+            self._held[attempt_id] = _Held(entries, parcels, written, delayed)
             self._some.set()
         if self._down:
             delayed()
@@ -142,6 +156,23 @@ class Ledger:
             if not self._held:
                 self._some.clear()
 
+    async def known(self, keys: Collection[str]) -> set[str]:
+        """Those of whose spans the database has been told; waits until it is ready.
+
+        Raises:
+            LedgerError: it does not answer.
+        """
+        await self._ready.wait()
+        return set() if self._outbox is None else await self._outbox.known(keys)
+
+    async def export_for_ever(self) -> None:
+        """Exports the spans that wait."""
+        if self._outbox is None:
+            await asyncio.Event().wait()
+            return
+        await self._ready.wait()
+        await self._outbox.run()
+
     async def prune_for_ever(self) -> None:
         """Deletes what is older than it should be, from time to time."""
         if self._rows is None or self._retention is None:
@@ -171,18 +202,22 @@ class Ledger:
         """Writes rows; those that are refused are left out, and told of."""
         assert self._rows is not None
         entries = [entry for held in batch for entry in held.entries]
+        parcels = [parcel for held in batch for parcel in held.parcels]
         try:
-            await self._rows.write(entries)
+            await self._rows.write(entries, parcels)
         except RowsRefusedError as refused:
             if len(batch) > 1:
                 middle = len(batch) // 2
                 await self._write(batch[:middle])
                 await self._write(batch[middle:])
                 return
-            log.error("attempt %s is not in the ledger: %s", entries[0].attempt_id, refused)
+            what = f"attempt {entries[0].attempt_id} is" if entries else "spans are"
+            log.error("%s not in the ledger: %s", what, refused)
             metrics.LEDGER_REFUSED.inc(len(entries))
             return
         metrics.LEDGER_ROWS.inc(len(entries))
+        if parcels and self._outbox is not None:
+            self._outbox.wake()
 
     async def _until_done(self, work: Callable[[], Awaitable[None]]) -> None:
         async for attempt in AsyncRetrying(

@@ -303,6 +303,8 @@ class Pass:
     """The WorkflowTemplates of the namespace, with their budgets; None where nobody knows."""
     depth: int = 1
     """1 for a Workflow that people made, 2 for its children."""
+    trace_id: str | None = None
+    """The trace of a run that begins now; None for one that has begun, or is not traced."""
     memo_scope: str = ""
     """Whose results are kept together: the template's name, or the Workflow's."""
     facts: Facts = field(default_factory=Facts)

@@ -50,7 +50,7 @@ def status_of(p: Pass, previous: WorkflowStatus, generation: int) -> WorkflowSta
         started_at=rfc3339(run.started) if run.started is not None else None,
         finished_at=rfc3339(run.finished) if run.finished is not None else None,
         message=(run.message or _waiting_message(p))[:4096] or None,
-        trace_id=previous.trace_id,
+        trace_id=previous.trace_id or p.trace_id,
         usage=used.to_usage() if used.requests else None,
         budget=_budget(p),
         output=_shown(p, run.output, run.output_stored),

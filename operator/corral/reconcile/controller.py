@@ -47,6 +47,7 @@ from corral.reconcile.store import ObjectKey, is_worker, key_of, pool_of
 from corral.reconcile.workflows import Workflows
 from corral.reconcile.world import Wake, World
 from corral.telemetry import metrics
+from corral.tracing.tracer import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Controller:
         image: str,
         image_revision: str = "",
         ledger: Ledger | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._artifacts = artifacts
         self.lease = Lease(kube, namespace, OPERATOR, identity)
@@ -91,6 +93,7 @@ class Controller:
             image=image,
             image_revision=image_revision,
             ledger=ledger or Ledger(None),
+            tracer=tracer or Tracer(),
         )
         self.world.pods.on_replaced = lambda pod: self._worker_gone(pod["metadata"]["uid"])
         self._workflows = Workflows(self.world)
@@ -100,6 +103,7 @@ class Controller:
         self._crons = Crons(self.world)
         self.measures = Measures(self.world)
         self._workflows.following.on_usage = self._agents.add_usage
+        self._workflows.following.on_late = self._recount.due.add
         self._queues: dict[str, WorkQueue[ObjectKey]] = {
             "models": self._queue("models", self._agents.reconcile_model),
             "agents": self._queue("agents", self._agents.reconcile),
@@ -229,6 +233,8 @@ class Controller:
                 sweep_forever(self._artifacts, self._living),
                 self.world.ledger.run(),
                 self.world.ledger.prune_for_ever(),
+                self.world.ledger.export_for_ever(),
+                self._workflows.following.traces.take_up(),
                 self._recount.run(),
             ]
             tasks += [asyncio.create_task(work) for work in endless]

@@ -1,13 +1,15 @@
 """Makes what runs on workers be what the committed states say."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from corral.api.attempt import WORKER_PORT
+from corral.api.attempt import WORKER_PORT, AttemptReport
 from corral.artifacts.errors import ArtifactStoreError
 from corral.dispatch.attempts import Deliver
+from corral.dispatch.client import CallContext
 from corral.kube.client import Json
 from corral.ledger.rows import Origin, entries_of
 from corral.plan.attempts import Place, payload_at, running_attempts
@@ -22,8 +24,10 @@ from corral.reconcile.measures import count_start
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.shares import COALESCE
 from corral.reconcile.store import ObjectKey
+from corral.reconcile.traces import Traces
 from corral.reconcile.world import World
 from corral.telemetry import metrics
+from corral.tracing.attempt import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,8 @@ MAX_UNBOOKED = 200
 """Attempts of which a run's state keeps what they used, while the ledger is away: the last ones."""
 BOOKED_AGAIN = 86_400.0
 """Seconds since a run's end after which a new leader takes its rows for written."""
+WORKERS_FIRST = 25.0
+"""Seconds of a term in which workers are asked what they know."""
 
 
 @dataclass
@@ -48,8 +54,14 @@ class Record:
     """By attempt: what was delivered, and is not committed."""
     seen: float | None = None
     """When the run was planned first by this process."""
-    booked: bool = False
-    """Whether what a former leader may not have booked has been."""
+    taken_up: bool = False
+    """Whether it is known what a former leader left to do."""
+    unbooked: dict[str, Unbooked] = field(default_factory=dict)
+    """By attempt: what that leader may not have booked, until it is."""
+    newest: Json = field(default_factory=dict)
+    """The Workflow, as the last pass saw it."""
+    unheard: bool = False
+    """Whether a write that ends the run was not answered."""
 
 
 class Following:
@@ -57,20 +69,33 @@ class Following:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.traces = Traces(world)
         self.on_usage: Callable[[ObjectKey, Consumption], None] = lambda *_: None
         """Told what an attempt of an Agent used, once that is committed."""
+        self.on_late: Callable[[ObjectKey], None] = lambda _: None
+        """Told of an Agent whose sums may lack what is booked now."""
 
     def acknowledge(
-        self, key: WorkflowKey, results: Mapping[str, Result], agents: Mapping[str, str | None]
+        self,
+        key: WorkflowKey,
+        results: Mapping[str, Result],
+        agents: Mapping[str, str | None],
+        attempts: Mapping[str, Attempt],
     ) -> None:
-        """Results that are committed: books them, and lets the workers drop them."""
+        """Results that are committed: books them, and lets the workers drop them.
+
+        Args:
+            agents: by attempt: whose worker it was.
+            attempts: what the run knew of those that are traced.
+        """
         for result in results.values():
             agent = agents.get(result.attempt_id)
             if agent is not None:
                 self.on_usage((key[0], agent), result.used)
             pod = self._world.pods.by_uid(result.worker_uid)
             worker = worker_of(pod) if pod is not None else None
-            self._book(result, self._origin(key, result), agent, worker)
+            about = attempts.get(result.attempt_id)
+            self._book(result, self._origin(key, result), agent, worker, about)
             _count(key[0], agent, result)
             outcome = result.error.value if result.error else "Succeeded"
             metrics.ATTEMPTS.labels(key[0], agent or "", outcome).inc()
@@ -78,13 +103,22 @@ class Following:
                 metrics.ATTEMPT_SECONDS.labels(key[0], agent or "").observe(result.worked)
 
     def note_unbooked(
-        self, run: Run, results: Iterable[Result], agents: Mapping[str, str | None], now: float
+        self,
+        record: Record,
+        run: Run,
+        results: Iterable[Result],
+        agents: Mapping[str, str | None],
+        now: float,
     ) -> None:
         """Has the run's state keep what the ledger does not have yet, of these results too."""
         ledger = self._world.ledger
         if not ledger.kept:
             return
-        kept = {one: what for one, what in run.unbooked.items() if ledger.holds(one)}
+        kept = {
+            one: unbooked
+            for one, unbooked in run.unbooked.items()
+            if ledger.holds(one) or one in record.unbooked
+        }
         for result in results:
             bills = [
                 Bill(usage=charge.usage, used=charge.used, source=charge.source)
@@ -96,15 +130,25 @@ class Following:
                 kept[result.attempt_id] = unbooked
         run.unbooked = dict([*kept.items()][-MAX_UNBOOKED:])
 
-    def book_again(self, obj: Json, run: Run) -> None:
-        """Books what the leader before may not have come to; what is there stays as it is."""
-        if run.finished is not None and self._world.kube.now() - run.finished > BOOKED_AGAIN:
-            return
-        for attempt_id, unbooked in run.unbooked.items():
+    def take_up(self, key: WorkflowKey, record: Record, run: Run) -> None:
+        """Sees to what the leader before may not have come to book.
+
+        Where workers still know it they tell more, so it is booked when they have been asked.
+        """
+        if run.finished is None or self._world.kube.now() - run.finished < BOOKED_AGAIN:
+            record.unbooked = dict(run.unbooked)
+        if record.unbooked:
+            asyncio.get_running_loop().call_later(WORKERS_FIRST, self._book_again, key, record)
+
+    def _book_again(self, key: WorkflowKey, record: Record) -> None:
+        """Books it; what is there stays as it is."""
+        for attempt_id, unbooked in record.unbooked.items():
             charges = tuple(Charge(bill.usage, bill.used, bill.source) for bill in unbooked.bills)
-            used = total(charges)
-            result = Result(attempt_id, "", used, error=unbooked.error, charges=charges)
-            self._book(result, Origin.of(obj), unbooked.agent, None, unbooked.at)
+            told = AttemptReport(attempt_id=attempt_id, pod_uid="", agent_revision="")
+            used, error = total(charges), unbooked.error
+            result = Result(attempt_id, "", used, error=error, charges=charges, report=told)
+            self._book_late(key, result, unbooked.agent, at=unbooked.at)
+        record.unbooked = {}
 
     async def act(
         self, key: WorkflowKey, obj: Json, p: Pass, payloads: Mapping[str, Payload], record: Record
@@ -122,7 +166,9 @@ class Following:
                 count_start(key[0], place)
             payload = payloads.get(attempt_id) or await self._payload(key, p, attempt_id, place)
             if payload is not None:
-                attempts.follow(payload, book, self._inbox(key, record), correlation_id(obj))
+                traceparent = self._world.tracer.attempt(obj, attempt_id)
+                context = CallContext(correlation_id(obj), traceparent)
+                attempts.follow(payload, book, self._inbox(key, record), context)
         for attempt_id, worker in p.run.unsettled.items():
             if attempt_id not in record.results:
                 attempts.cancel(attempt_id, worker, book, self._inbox(key, record))
@@ -180,19 +226,31 @@ class Following:
         worker, namespace = worker_of(pod), pod["metadata"]["namespace"]
 
         def deliver(result: Result) -> None:
-            origin = Origin(namespace, attempt_id.split(".", 1)[0])
-            if key is not None:
-                origin = self._origin(key, result)
-            self._book(result, origin, pod["metadata"]["labels"].get(LABEL_AGENT), worker)
+            agent = pod["metadata"]["labels"].get(LABEL_AGENT)
+            self._book_late(key or (namespace, None), result, agent, worker)
 
         self._world.attempts.cancel(attempt_id, worker, self._world.book(namespace), deliver)
 
-    def _origin(self, key: WorkflowKey, result: Result) -> Origin:
+    def _book_late(
+        self,
+        key: tuple[str, str | None],
+        result: Result,
+        agent: str | None,
+        worker: Worker | None = None,
+        at: float | None = None,
+    ) -> None:
+        if not self._world.ledger.holds(result.attempt_id):
+            self._book(result, self._origin(key, result), agent, worker, at=at)
+        if agent is not None:
+            self.on_late((key[0], agent))
+
+    def _origin(self, key: tuple[str, str | None], result: Result) -> Origin:
+        namespace, name = key
         run_id = result.attempt_id.split(".", 1)[0]
-        obj = self._world.workflows.get(key)
+        obj = self._world.workflows.get((namespace, name)) if name else None
         if obj is not None and obj["metadata"]["uid"] == run_id:
             return Origin.of(obj)
-        return Origin(key[0], run_id, key[1])
+        return Origin(namespace, run_id, name)
 
     def _book(
         self,
@@ -200,9 +258,10 @@ class Following:
         origin: Origin,
         agent: str | None,
         worker: Worker | None,
+        about: Attempt | None = None,
         at: float | None = None,
     ) -> None:
-        """Has the ledger's rows written; the worker keeps what was used until they are."""
+        """Has rows and spans written; the worker keeps what they are made of until they are."""
         now, attempts = at or self._world.kube.now(), self._world.attempts
 
         def ack(booked: bool) -> None:
@@ -214,6 +273,7 @@ class Following:
             list(entries_of(result, origin, agent, now)),
             partial(ack, booked=True),
             partial(ack, booked=False),
+            self.traces.of_attempt(result, origin, agent, worker, about),
         )
 
 

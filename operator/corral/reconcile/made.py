@@ -35,7 +35,7 @@ from corral.reconcile.world import World, read_spec
 
 log = logging.getLogger(__name__)
 
-_HANDED_ON = (ANNOTATION_CREATED_BY, ANNOTATION_CORRELATION_ID, ANNOTATION_TRACEPARENT)
+_HANDED_ON = (ANNOTATION_CREATED_BY, ANNOTATION_CORRELATION_ID)
 SHOWN_ARGUMENTS = 60_000
 """Characters of a tool call's arguments that an ApprovalRequest shows."""
 
@@ -148,7 +148,7 @@ async def make_approval(world: World, workflow: Json, wanted: WantedApproval) ->
     if wanted.tool is not None:
         name, arguments = wanted.tool
         spec["tool"] = {"name": name[:128], "arguments": _shortened(arguments)}
-    if await _make(world, APPROVALS, workflow, wanted.name, "ApprovalRequest", spec):
+    if await _make(world, APPROVALS, workflow, wanted.name, "ApprovalRequest", spec, wanted.step):
         why = f"{wanted.step}: {wanted.prompt}"[:900]
         note = f"{why} (corral approve {meta['name']})"
         await post_event(world.kube, workflow, "Normal", "ApprovalRequested", note)
@@ -177,7 +177,7 @@ async def make_child(world: World, workflow: Json, wanted: WantedChild) -> None:
         own = template.budget if isinstance(template, TemplateSpec) else None
     if (budget := _budget(wanted, own)) is not None:
         spec["budget"] = budget
-    await _make(world, WORKFLOWS, workflow, wanted.name, "Workflow", spec)
+    await _make(world, WORKFLOWS, workflow, wanted.name, "Workflow", spec, wanted.step)
 
 
 def _budget(wanted: WantedChild, own: WorkflowBudget | None) -> Json | None:
@@ -198,11 +198,14 @@ def _budget(wanted: WantedChild, own: WorkflowBudget | None) -> Json | None:
 
 
 async def _make(
-    world: World, kind: Kind, workflow: Json, name: str, kind_name: str, spec: Json
+    world: World, kind: Kind, workflow: Json, name: str, kind_name: str, spec: Json, step: str
 ) -> bool:
-    """Whether it was made now, and not before."""
+    """Whether it was made now, and not before; ``step`` as people write it."""
+    declared = step.partition(".")[0].partition("[")[0]
     namespace, uid = workflow["metadata"]["namespace"], workflow["metadata"]["uid"]
     body = owned_object(workflow, kind_name, name, LABEL_WORKFLOW, _HANDED_ON, spec)
+    if (traceparent := world.tracer.step(workflow, declared)) is not None:
+        body["metadata"]["annotations"][ANNOTATION_TRACEPARENT] = traceparent
     store: Store = world.store(kind)
     found, made = await world.kube.make(kind, namespace, body)
     store.see(found)

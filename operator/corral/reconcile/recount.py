@@ -26,24 +26,29 @@ class Recount:
         self._world = world
         self._agents = agents
         self.due: set[ObjectKey] = set()
+        """Of these something is about to be written."""
 
     async def run(self) -> None:
         """Counts all at once, for budgets; again when workers were asked; then what is due."""
         everybody = {key_of(obj) for obj in self._world.agents}
-        self.due |= everybody
-        await self._count_due()
-        self.due |= everybody
+        await self._count_all(everybody)
+        ripe = everybody
         while True:
             await asyncio.sleep(PERIOD)
-            await self._count_due()
+            left = await self._count_all(ripe)
+            ripe = left | self.due
+            self.due.clear()
 
-    async def _count_due(self) -> None:
+    async def _count_all(self, keys: set[ObjectKey]) -> set[ObjectKey]:
+        """Those that could not be counted now."""
+        left = set(keys)
         try:
-            for key in sorted(self.due):
+            for key in sorted(keys):
                 if await self._count(key):
-                    self.due.discard(key)
+                    left.discard(key)
         except LedgerError as error:
             log.info("Agents' sums can't be held against the ledger: %s", error)
+        return left
 
     async def _count(self, key: ObjectKey) -> bool:
         obj = self._world.agents.get(key)

@@ -132,8 +132,12 @@ class Workflows:
         if record is None or record.uid != obj["metadata"]["uid"]:
             self._forget(key)
             record = self._records[key] = Record(uid=obj["metadata"]["uid"])
+        record.newest = obj
         with log_context(
-            workflow=f"{key[0]}/{key[1]}", run_id=record.uid, correlation_id=correlation_id(obj)
+            workflow=f"{key[0]}/{key[1]}",
+            run_id=record.uid,
+            correlation_id=correlation_id(obj),
+            trace_id=self._world.tracer.trace_id(obj),
         ):
             try:
                 await self._pass(key, obj, record)
@@ -176,9 +180,9 @@ class Workflows:
         what = self._specs.effective(obj, run)
         spec = what.spec
         began = previous.started_at is not None
-        if not record.booked:
-            record.booked = True
-            self.following.book_again(obj, run)
+        if not record.taken_up:
+            record.taken_up = True
+            self.following.take_up(key, record, run)
         if spec is None or (what.problems and not began and not spec.shutdown):
             await self._stall(obj, record, spec, previous, what.problems)
             return
@@ -186,8 +190,12 @@ class Workflows:
             # Recorded by a write whose answer was lost: what they used is not on their Agent yet.
             recorded = dict(record.results)
             agents = {one: agent_of_attempt(spec, run, one) for one in recorded}
+            attempts = self.following.traces.attempts(obj, run, recorded)
             record.results.clear()
-            self.following.acknowledge(key, recorded, agents)
+            self.following.acknowledge(key, recorded, agents, attempts)
+            if record.unheard:
+                self.following.traces.ended(obj, run)
+                record.unheard = False
             self._settle(key, record, run, spec, set())
             await self._retirement.look(key, obj, spec)
             if previous.observed_generation == obj["metadata"]["generation"]:
@@ -216,7 +224,10 @@ class Workflows:
             list(results.values()),
             unavailable,
         )
+        if not began:
+            p.trace_id = self._world.tracer.begin(obj)
         agents = {one: agent_of_attempt(spec, run, one) for one in results}
+        attempts = self.following.traces.attempts(obj, run, results)
         # What runs keeps its slots while the plan claims more; what has ended may be claimed anew.
         going_on = {one: at for one, at in on_workers(run).items() if one not in results}
         freed = self._world.slots.keep_only(key, going_on)
@@ -229,11 +240,11 @@ class Workflows:
             run.template = what.template
         await self._shares.memoize(p)
         if results:
-            self.following.note_unbooked(p.run, results.values(), agents, p.now)
+            self.following.note_unbooked(record, p.run, results.values(), agents, p.now)
         obj = await self._commit(key, obj, record, p, previous)
         for attempt_id in results:
             record.results.pop(attempt_id, None)
-        self.following.acknowledge(key, results, agents)
+        self.following.acknowledge(key, results, agents, attempts)
         await self.following.act(key, obj, p, payloads, record)
         self._settle(key, record, p.run, spec, freed)
         self._shares.publish(key, p)
@@ -314,11 +325,14 @@ class Workflows:
             written = await self._world.kube.put_status(WORKFLOWS, updated)
         except ApiError:
             self._world.slots.keep_only(key, _on_workers_of(previous))
+            record.unheard = p.run.finished_for_good
             raise
         self._world.workflows.see(written)
-        record.run, record.fresh = p.run, True
+        record.run, record.fresh, record.newest = p.run, True, written
         record.version = written["metadata"]["resourceVersion"]
         self._tell_parents(written)
+        if p.run.finished_for_good and previous.finished_at is None:
+            self.following.traces.ended(written, p.run)
         await announce(self._world.kube, previous, written, p)
         return written
 
@@ -373,6 +387,7 @@ class Workflows:
         record = self._records.pop(key, None)
         if record is None:
             return
+        self.following.traces.gone(record.newest)
         self._specs.forget(record.uid)
         self._children.forget(record.uid)
         self._retirement.forget(record.uid)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from corral.api.agent import AgentBudget, AgentSpec
-from corral.api.attempt import AttemptReport
+from corral.api.attempt import AttemptReport, ModelUsage
 from corral.api.errors import Reason
 from corral.api.model import ModelSpec
 from corral.cost.prices import price, source_of
@@ -36,6 +37,7 @@ from corral.reconcile.flights import Flights
 from corral.reconcile.library import Library
 from corral.reconcile.slots import Slots
 from corral.reconcile.store import ObjectKey, PodStore, Store
+from corral.tracing.tracer import Tracer
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
@@ -97,6 +99,7 @@ class World:
     """The image of worker pods."""
     image_revision: str = ""
     ledger: Ledger = field(default_factory=lambda: Ledger(None))
+    tracer: Tracer = field(default_factory=Tracer)
     budgets: Budgets = field(default_factory=Budgets)
     flights: Flights = field(default_factory=Flights)
     slots: Slots = field(default_factory=Slots)
@@ -278,6 +281,11 @@ class World:
         ):
             return Reason.SCALING, f"pool {min(pools)} has replicas: 0"
         return Reason.READY, ""
+
+    def price(self, namespace: str) -> Callable[[ModelUsage], Decimal | None]:
+        """Prices one usage in that namespace; None where nobody knows a price."""
+        models = self.models_of(namespace)
+        return lambda usage: price(models.get(usage.model_ref), usage)
 
     def book(self, namespace: str) -> Callable[[AttemptReport], list[Charge]]:
         """Prices what an attempt in that namespace used."""

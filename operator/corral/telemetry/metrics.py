@@ -228,6 +228,19 @@ LEDGER_REFUSED = Counter(
 LEDGER_HELD = Gauge("corral_ledger_held_attempts", "Attempts whose rows wait to be written.")
 LEDGER_UP = Gauge("corral_ledger_up", "1 while rows can be written to the ledger, by the leader.")
 
+# Traces.
+
+SPANS_EXPORTED = Counter("corral_spans_exported_total", "Spans that a collector took.")
+SPANS_FAILED = Counter(
+    "corral_spans_failed_total", "Spans that a collector refused for good, or part of a batch."
+)
+SPANS_DROPPED = Counter(
+    "corral_spans_dropped_total", "Spans that waited too long for a collector, or were too many."
+)
+SPANS_WAITING = Gauge(
+    "corral_spans_waiting", "Spans that wait to be exported, as the leader saw them last."
+)
+
 _CIRCUITS = {"Closed": 0.0, "HalfOpen": 0.5, "Open": 1.0}
 
 

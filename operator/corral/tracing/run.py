@@ -6,14 +6,14 @@ models and tools is in no status: ``attempt`` makes the spans of that.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
 from corral.api.trace import SpanRef, span_id
 from corral.api.workflow import StepPhase
 from corral.plan.names import ANNOTATION_TRACEPARENT, correlation_id
-from corral.plan.state import JournalError, Node, Run, Step, attempt_id, from_journal
+from corral.plan.state import Failure, JournalError, Node, Run, Step, attempt_id, from_journal
 from corral.plan.times import parse
 from corral.telemetry.text import cleaned
 from corral.tracing import genai
@@ -26,10 +26,13 @@ _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _BEGAN = frozenset({StepPhase.SUCCEEDED, StepPhase.FAILED})
 
 
+_parsed = lru_cache(maxsize=4096)(SpanRef.parse)
+
+
 def caller_of(workflow: Json) -> SpanRef | None:
     """The span that a Workflow was made in, as whoever made it says."""
     annotations = workflow["metadata"].get("annotations") or {}
-    return SpanRef.parse(annotations.get(ANNOTATION_TRACEPARENT))
+    return _parsed(annotations.get(ANNOTATION_TRACEPARENT))
 
 
 def root_of(workflow: Json) -> SpanRef:
@@ -48,7 +51,7 @@ def trace_id_of(run_id: str) -> str:
     return digits if _TRACE_ID.fullmatch(digits) else sha256(run_id.encode()).hexdigest()[:32]
 
 
-def spans_of(workflow: Json, now: float) -> list[Span]:
+def spans_of(workflow: Json, now: float, run: Run | None = None) -> list[Span]:
     """The run's span, those of steps that began, and of the attempts that status knows of.
 
     These are the last attempt of each item, and those that failed before it, as far as they are
@@ -57,18 +60,19 @@ def spans_of(workflow: Json, now: float) -> list[Span]:
     Args:
         workflow: as it is read from the API server.
         now: seconds since the epoch.
+        run: what the journal says, if that was read already.
     """
-    return list(_Reading(workflow, now).spans())
+    return list(_Reading(workflow, now, run).spans())
 
 
 class _Reading:
     """One Workflow, as it is read."""
 
-    def __init__(self, workflow: Json, now: float) -> None:
+    def __init__(self, workflow: Json, now: float, run: Run | None) -> None:
         self._workflow, self._now = workflow, now
         self._status = workflow.get("status") or {}
         self._root = root_of(workflow)
-        self._run = self._journal()
+        self._run = run or self._journal()
         self._run_id = workflow["metadata"]["uid"]
 
     def _journal(self) -> Run | None:
@@ -88,7 +92,7 @@ class _Reading:
             step = states.get(row["name"])
             if (span := self._of_step(row, step, started)) is not None:
                 yield span
-        specs = self._specs()
+        specs = _specs(self._workflow, self._run)
         for name, step in states.items():
             yield from self._of_attempts("", specs.get(name) or {}, name, step, started)
 
@@ -166,13 +170,6 @@ class _Reading:
             resource=OPERATOR,
         )
 
-    def _specs(self) -> dict[str, Json]:
-        """The declared steps, as they were written."""
-        spec = self._workflow.get("spec") or {}
-        kept = (self._run.template if self._run else None) or {}
-        on_exit = spec.get("onExit") or kept.get("onExit")
-        return {step["name"]: step for step in [*_steps(spec), *_steps(kept), *(on_exit or [])]}
-
     def _of_attempts(
         self, path: str, spec: Json, name: str, step: Step, since: float
     ) -> Iterator[Span]:
@@ -187,45 +184,72 @@ class _Reading:
     def _of_node(
         self, path: str, spec: Json, index: int, node: Node, since: float
     ) -> Iterator[Span]:
-        about = Attempt(
-            self._root,
-            "",
-            self._workflow["metadata"]["namespace"],
-            (spec.get("agentRef") or {}).get("name") or node.agent,
-            (spec.get("tool") or {}).get("name"),
-            correlation_id=correlation_id(self._workflow),
-        )
+        def about(iteration: int, attempt: int) -> Attempt:
+            identity = attempt_id(self._run_id, path, index, attempt, iteration)
+            return _attempt(self._workflow, self._root, identity, spec, node)
 
-        def identity(attempt: int, iteration: int) -> str:
-            return attempt_id(self._run_id, path, index, attempt, iteration)
-
-        reason = None
         for failure in node.errors:
-            at = failure.started or node.started or failure.at
-            about = replace(
-                about,
-                attempt_id=identity(failure.attempt, failure.iteration),
-                started=at,
-                follows=reason,
-            )
+            failed = about(failure.iteration, failure.attempt)
+            at = failed.started or node.started or failure.at
             if at >= since:
-                yield attempt_span(about, at, failure.at, failure.reason, failure.message)
-            reason = failure.reason
-        told = {(failure.iteration, failure.attempt) for failure in node.errors}
-        if not node.attempt or (node.iteration, node.attempt) in told:
+                yield attempt_span(failed, at, failure.at, failure.reason, failure.message)
+        if not node.attempt or _failure(node, node.iteration, node.attempt) is not None:
             return
-        began_at = node.attempt_started
-        if began_at is None or began_at < since or (node.worker is None and node.finished is None):
+        began = node.attempt_started
+        if began is None or began < since or (node.worker is None and node.finished is None):
             return  # what waits for a person has left its worker, nobody knows when
-        about = replace(
-            about,
-            attempt_id=identity(node.attempt, node.iteration),
-            started=began_at,
-            follows=reason,
-        )
         ended = self._now if node.finished is None else node.finished
         outcome = (node.reason or node.phase.value) if node.finished is not None else ""
-        yield attempt_span(about, began_at, ended, outcome, node.message or "")
+        last = about(node.iteration, node.attempt)
+        yield attempt_span(last, began, ended, outcome, node.message or "")
+
+
+def attempt_of(workflow: Json, run: Run | None, root: SpanRef, identity: str) -> Attempt:
+    """What a run knows of one of its attempts."""
+    _, path, item, _, _ = identity.rsplit(".", 4)
+    outer, *nested = path.split("~")
+    names = [(outer, item)] if not nested else [(outer, nested[0]), (nested[-1], item)]
+    specs = _specs(workflow, run)
+    steps = run.steps | run.exit_steps if run else {}
+    spec: Json = {}
+    node = None
+    for name, index in names:
+        spec, step = specs.get(name) or {}, steps.get(name)
+        node = step.nodes[int(index)] if step and int(index) < len(step.nodes) else None
+        specs = {one["name"]: one for one in _steps(spec)}
+        steps = (node.steps if node else None) or {}
+    return _attempt(workflow, root, identity, spec, node or Node())
+
+
+def _attempt(workflow: Json, root: SpanRef, identity: str, spec: Json, node: Node) -> Attempt:
+    iteration, number = (int(part) for part in identity.rsplit(".", 2)[1:])
+    failed, before = _failure(node, iteration, number), _failure(node, iteration, number - 1)
+    started = failed.started if failed else None
+    if (node.iteration, node.attempt) == (iteration, number):
+        started = node.attempt_started
+    return Attempt(
+        root,
+        identity,
+        workflow["metadata"]["namespace"],
+        (spec.get("agentRef") or {}).get("name") or node.agent,
+        (spec.get("tool") or {}).get("name"),
+        started,
+        before.reason if before else None,
+        correlation_id(workflow),
+    )
+
+
+def _failure(node: Node, iteration: int, attempt: int) -> Failure | None:
+    known = (one for one in node.errors if (one.iteration, one.attempt) == (iteration, attempt))
+    return next(known, None)
+
+
+def _specs(workflow: Json, run: Run | None) -> dict[str, Json]:
+    """The declared steps, as they were written."""
+    spec = workflow.get("spec") or {}
+    kept = (run.template if run else None) or {}
+    on_exit = spec.get("onExit") or kept.get("onExit")
+    return {step["name"]: step for step in [*_steps(spec), *_steps(kept), *(on_exit or [])]}
 
 
 def _steps(spec: Json) -> Sequence[Json]:

@@ -61,6 +61,11 @@ class CallSpans:
         return self._attempt.trace_id if self._attempt else None
 
     @property
+    def traceparent(self) -> str | None:
+        """Of the attempt's span."""
+        return self._attempt.traceparent if self._attempt else None
+
+    @property
     def count(self) -> int:
         """How many are held."""
         return len(self.model_calls) + len(self.tool_calls)

@@ -108,6 +108,7 @@ def to_task(attempt: Attempt, pod_uid: str, revision: str, now: float) -> a2a_pb
         input_required=outcome.input_required,
         duration_seconds=f"{attempt.elapsed(now):.6f}",
         started_at=None if attempt.began is None else f"{attempt.began:.6f}",
+        traceparent=spans.traceparent,
         model_calls=spans.model_calls,
         tool_calls=spans.tool_calls,
     )

@@ -16,7 +16,7 @@ from corral.api.attempt import EXTENSION, HEADER_IDENTITY, AttemptReport
 from corral.api.errors import ErrorClass
 from corral.dispatch import attempts as module
 from corral.dispatch.attempts import Attempts
-from corral.dispatch.client import WorkerClient, WorkerUnreachableError
+from corral.dispatch.client import CallContext, WorkerClient, WorkerUnreachableError
 from corral.plan.charges import Charge
 from corral.plan.observed import Payload, Result
 from corral.plan.state import Consumption, Worker
@@ -62,7 +62,7 @@ class Bench:
 
     def follow(self, attempt_id: str = A, revision: str = REVISION, text: str = "go") -> None:
         payload = Payload(attempt_id, self.worker, revision, 30, text, None, None)
-        self.attempts.follow(payload, self.book, self.results.append, None)
+        self.attempts.follow(payload, self.book, self.results.append, CallContext())
 
     async def result(self, count: int = 1) -> Result:
         await until(lambda: len(self.results) >= count)

@@ -27,7 +27,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/ledger.db"
     server: Postgres = request.getfixturevalue("postgres")
     with psycopg.connect(server.url) as connection:
-        connection.execute("DROP TABLE IF EXISTS corral_ledger, corral_ledger_version")
+        connection.execute(
+            "DROP TABLE IF EXISTS corral_ledger, corral_spans, corral_ledger_version"
+        )
     return server.url
 
 

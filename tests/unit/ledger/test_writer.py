@@ -14,6 +14,7 @@ from corral.ledger.query import Filter
 from corral.ledger.rows import Entry
 from corral.ledger.store import Store
 from corral.ledger.writer import Ledger
+from corral.tracing.parcel import Parcel
 from tests.unit.ledger.entries import entry
 from tests.unit.ledger.postgres import Postgres
 
@@ -23,6 +24,7 @@ class Database:
 
     def __init__(self) -> None:
         self.rows: list[Entry] = []
+        self.parcels: list[Parcel] = []
         self.away = False
         self.refused: set[str] = set()
         self.broken = False
@@ -32,7 +34,7 @@ class Database:
     async def migrate(self) -> None:
         self._check()
 
-    async def write(self, entries: Sequence[Entry]) -> None:
+    async def write(self, entries: Sequence[Entry], parcels: Sequence[Parcel]) -> None:
         self.calls += 1
         self._check()
         if self.broken:
@@ -40,6 +42,7 @@ class Database:
         if any(one.attempt_id in self.refused for one in entries):
             raise RowsRefusedError("value too long")
         self.rows += entries
+        self.parcels += parcels
 
     async def prune(self, before: float) -> int:
         self.pruned.append(before)

@@ -83,9 +83,7 @@ class Lab:
 
     async def count(self) -> bool:
         """Once; whether it could be done."""
-        self.recount.due.add(KEY)
-        await self.recount._count_due()
-        return KEY not in self.recount.due
+        return not await self.recount._count_all({KEY})
 
     async def write(self) -> None:
         """A pass over the Agent, late enough for its sums to be written."""
