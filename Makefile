@@ -65,7 +65,7 @@ check: $(READY) ## Lint, types, layers, generated files
 
 .PHONY: unit
 unit: $(READY) ## The tests that need no cluster
-	$(BIN)/pytest --numprocesses=2 tests/unit tests/cluster_tool tests/explore
+	$(BIN)/pytest --numprocesses=2 --dist=loadgroup tests/unit tests/cluster_tool tests/explore
 
 .PHONY: test
 test: check unit ## Everything: checks, unit tests, and the tests on real clusters

@@ -12,6 +12,8 @@ from corral.api.model import ModelSpec
 from corral.worker import connections, providers
 from tests.unit.worker.serving import serving
 
+pytestmark = pytest.mark.xdist_group("sdks")  # which take seconds to import, once for both
+
 
 class Refusing:
     """Answers 404 to everything, and keeps from which port each request came."""

@@ -19,6 +19,8 @@ from corral.worker.outcome import UsageMeter
 from corral.worker.runtime import AgentRuntime
 from tests.unit.worker.serving import serving
 
+pytestmark = pytest.mark.xdist_group("sdks")  # which take seconds to import, once for both
+
 ATTEMPT = "r.a.0.1.1"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
