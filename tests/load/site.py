@@ -83,9 +83,16 @@ class Site:
         if self.operator_url is not None:
             async with aiohttp.ClientSession() as session, session.get(self.operator_url) as answer:
                 return operator_reading(await answer.text())
-        name = (await self.operator_pod())["metadata"]["name"]
-        path = f"/api/v1/namespaces/{SYSTEM}/pods/{name}:9090/proxy/metrics"
-        return operator_reading(await self.text(path))
+        return operator_reading(await self.asked(await self.operator_pod(), 9090, "metrics"))
+
+    async def asked(self, pod: Json, port: int, path: str) -> str:
+        """What a pod answers, as text, through the API server."""
+        meta = pod["metadata"]
+        return await self.text(f"{PODS.path(meta['namespace'], meta['name'])}:{port}/proxy/{path}")
+
+    async def workers(self, namespace: str, pool: str) -> list[Json]:
+        """The pods of a pool."""
+        return await self.kube.list(PODS, namespace, labels=f"corral.dev/pool={pool}")
 
     async def server(self) -> ServerReading:
         """The API server's counters now."""
@@ -131,7 +138,7 @@ class Site:
     async def attempts(self, namespace: str, pool: str) -> dict[str, list[tuple[float, float]]]:
         """When the attempts of each run began and ended, in order, as a pool's workers log."""
         found: dict[str, list[tuple[float, float]]] = {}
-        for pod in await self.kube.list(PODS, namespace, labels=f"corral.dev/pool={pool}"):
+        for pod in await self.workers(namespace, pool):
             name = pod["metadata"]["name"]
             for line in (await self.text(f"{PODS.path(namespace, name)}/log")).splitlines():
                 if "An attempt succeeded." in line:

@@ -21,6 +21,8 @@ class Sizes:
     crowd: int = _size(5000, "Workflows of the crowd")
     waiting: int = _size(500, "of those that stand, how many are suspended")
     running: int = _size(50, "of those that stand, how many have a step with a worker")
+    rounds: int = _size(6, "times that observability measures each of its settings")
+    observed: int = _size(200, "chains of each of those measurements")
     idle: float = _size(60.0, "seconds of idleness")
     workers: int = _size(1, "workers of each pool")
     concurrency: int = _size(64, "steps that a worker has at once")
@@ -37,5 +39,7 @@ QUICK = Sizes(
     crowd=300,
     waiting=30,
     running=10,
+    rounds=2,
+    observed=40,
     idle=15.0,
 )

@@ -33,7 +33,7 @@ _ENTRY_BYTES = 2048
 """What a finished attempt takes beside its output, roughly."""
 _RECEIPT_BYTES = 1024
 """What is left of one whose output is not wanted any more."""
-_CALL_BYTES = 1024
+_CALL_BYTES = 2048
 """What a call takes that the report tells of."""
 MAX_TOMBSTONES = 100_000
 TOMBSTONE_SECONDS = 24 * 3600.0

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from tests.load.parts.crowd import crowd
 from tests.load.parts.floor import floor
 from tests.load.parts.latency import latency
+from tests.load.parts.observability import observability
 from tests.load.parts.overload import overload
 from tests.load.parts.standing import standing
 from tests.load.parts.throughput import chains, wide
@@ -16,5 +17,6 @@ from tests.load.report import Part
 from tests.load.site import Site
 
 PARTS: dict[str, Callable[[Site, Part], Awaitable[None]]] = {
-    part.__name__: part for part in (floor, chains, wide, latency, overload, crowd, standing)
+    part.__name__: part
+    for part in (floor, chains, wide, latency, overload, crowd, standing, observability)
 }

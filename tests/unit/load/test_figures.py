@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.load.parts.observability import Measured, _more_cpu, _slower
 from tests.load.readings import server_reading
 from tests.load.report import Figure, Part, report, table, write
 
@@ -99,3 +100,13 @@ def test_the_report_has_each_figure_with_its_target_and_the_command_that_makes_i
         "figures": [{"name": "steps", "value": 61, "unit": "/s", "target": ">= 60", "met": True}],
         "details": {},
     }
+
+
+def test_settings_are_compared_within_a_round_and_a_round_that_went_wrong_decides_nothing() -> None:
+    def measured(*rates: float) -> list[Measured]:
+        return [Measured(rate, 100 / rate, 100 / rate, 0, []) for rate in rates]
+
+    with_more, with_less = measured(90, 45, 1), measured(100, 50, 100)
+    assert _slower(with_more, with_less) == pytest.approx(10)
+    assert _more_cpu(with_more, with_less) == pytest.approx(100 / 9)
+    assert _slower(measured(110, 100), measured(100, 100)) == pytest.approx(-5)
