@@ -131,7 +131,7 @@ cluster-down: $(READY) ## Take the cluster down; nothing of it is left
 	@$(BIN)/python -m cluster down --name $(NAME)
 
 .PHONY: observe
-observe: $(READY) ## Prometheus and Alertmanager beside the cluster, with all rules (embedded only)
+observe: $(READY) ## Prometheus, Alertmanager, a trace store beside the cluster (embedded only)
 	@$(MAKE) --no-print-directory cluster
 	@$(BIN)/python -m cluster observe --name $(NAME)
 

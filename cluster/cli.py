@@ -153,7 +153,7 @@ def observe(
     name: Name = DEFAULT_NAME,
     pace: Annotated[float, typer.Option(help="What the rules' durations are multiplied by.")] = 1.0,
 ) -> None:
-    """Start Prometheus and Alertmanager beside an embedded cluster, with all rules."""
+    """Start Prometheus, Alertmanager and a trace store beside an embedded cluster."""
     from cluster.observe import observe as start
 
     with _alone(name) as home:

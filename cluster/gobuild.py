@@ -1,5 +1,5 @@
 """Builds what is made of our Go modules, once: the node's one binary, the pause image, and what
-tests need (an S3 server, a metrics-server, a judge of objects)."""
+tests need (an S3 server, a metrics-server, a judge of objects, a trace store)."""
 
 from __future__ import annotations
 
@@ -100,6 +100,17 @@ def judge() -> Path:
             _build(HERE / "judge", folder / "judge", flags)
 
     return cached("judge", _key(HERE / "judge", flags), make) / "judge"
+
+
+def trace_store() -> Path:
+    """A program that keeps traces: `traces OTLP-ADDRESS:PORT QUERY-ADDRESS:PORT`."""
+    flags = ["-s", "-w"]
+
+    def make(folder: Path) -> None:
+        with step("building a trace store (once; about a minute on two cores)"):
+            _build(HERE / "traces", folder / "traces", flags)
+
+    return cached("traces", _key(HERE / "traces", flags), make) / "traces"
 
 
 def module_zip(module: str, version: str) -> Path:

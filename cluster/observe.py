@@ -1,6 +1,7 @@
-"""Prometheus and Alertmanager beside an embedded cluster, with all rules of corral loaded.
+"""Prometheus, Alertmanager and a trace store beside an embedded cluster.
 
-They are processes in the cluster's network, and end with it.
+Prometheus has all rules of corral loaded, and the operator exports its spans to the store. They are
+processes in the cluster's network, and end with it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pathlib import Path
 
 import yaml
 
-from cluster import claim, packages
+from cluster import claim, gobuild, packages
 from cluster.embedded import add_component, until
+from cluster.install import NAMESPACE, OPERATOR, kubectl
 from cluster.paths import REPO, ClusterError, Home
 from cluster.shell import run, say, step
 from cluster.targets import FILE
@@ -43,6 +45,10 @@ class Addresses:
 
     prometheus: str
     alertmanager: str
+    traces: str
+    """Where traces are read."""
+    otlp: str
+    """Where spans are sent."""
 
 
 def programs() -> Programs:
@@ -67,11 +73,11 @@ def programs() -> Programs:
 def addresses(home: Home) -> Addresses:
     """Where they answer, or would."""
     node = claim.Numbers(home.read()["number"]).node
-    return Addresses(f"http://{node}:9090", f"http://{node}:9093")
+    return Addresses(*(f"http://{node}:{port}" for port in (9090, 9093, 16686, 4318)))
 
 
 def observe(home: Home, pace: float = 1.0) -> Addresses:
-    """Start both and wait until they answer; where they do, they read the rules again.
+    """Start them and wait until they answer; where they do, they read the rules again.
 
     Args:
         pace: what all durations of the rules are multiplied by.
@@ -87,6 +93,8 @@ def observe(home: Home, pace: float = 1.0) -> Addresses:
         with step("starting Prometheus and Alertmanager"):
             _start(home, folder, found, at)
     say(f"Prometheus: {at.prometheus} (/targets, /alerts)   Alertmanager: {at.alertmanager}")
+    _trace(home, at)
+    say(f"Traces: export CORRAL_TRACE_STORE={at.traces}   then: corral trace WORKFLOW")
     return at
 
 
@@ -153,6 +161,20 @@ def _start(home: Home, folder: Path, found: Programs, at: Addresses) -> None:
     add_component(home, "alertmanager", _shared(found, alertmanager))
     for name, url in (("prometheus", at.prometheus), ("alertmanager", at.alertmanager)):
         until(home, f"{name} answers", partial(answers, f"{url}/-/ready"), [name])
+
+
+def _trace(home: Home, at: Addresses) -> None:
+    """Starts the trace store, and has the operator send its spans there."""
+    ready = partial(answers, f"{at.traces}/api/v3/services")
+    if not ready():
+        listen = [url.removeprefix("http://") for url in (at.otlp, at.traces)]
+        add_component(home, "traces", [str(gobuild.trace_store()), *listen])
+        until(home, "the trace store answers", ready, ["traces"])
+    with step("having the operator export its spans"):
+        where = f"deployment/{OPERATOR}", f"--namespace={NAMESPACE}"
+        # Another manager's than that of an installation, which therefore leaves it be.
+        kubectl(home, "set", "env", *where, f"OTEL_EXPORTER_OTLP_ENDPOINT={at.otlp}")
+        kubectl(home, "rollout", "status", *where, "--timeout=120s")
 
 
 def _shared(found: Programs, words: Sequence[object]) -> list[str]:
