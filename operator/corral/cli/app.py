@@ -24,7 +24,15 @@ app = typer.Typer(
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start runs": (runs.run, runs.submit, runs.retry, runs.resubmit),
-    "Look": (look.get, look.watch, look.logs, results.output, results.cost, files.graph),
+    "Look": (
+        look.get,
+        look.watch,
+        look.logs,
+        look.trace,
+        results.output,
+        results.cost,
+        files.graph,
+    ),
     "Decide and change": (
         decide.approve,
         decide.reject,

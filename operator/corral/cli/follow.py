@@ -84,7 +84,9 @@ class _Live:
     def _render(self) -> RenderableType:
         if self._view is None:
             return Text("…")
-        lines = tree(self._view, self._output.width, self._clock(), unicode=_unicode(self._output))
+        lines = tree(
+            self._view, self._output.width, self._clock(), unicode=is_unicode(self._output)
+        )
         room = max(1, self._output.height - 1)
         return Group(
             *(lines if len(lines) <= room else [lines[0], *lines[len(lines) - room + 1 :]])
@@ -162,7 +164,7 @@ def show(output: Console, lines: list[Text]) -> None:
 
 def show_tree(output: Console, view: RunView, clock: Clock = time.time) -> None:
     """The tree as it is now."""
-    show(output, tree(view, output.width, clock(), unicode=_unicode(output)))
+    show(output, tree(view, output.width, clock(), unicode=is_unicode(output)))
 
 
 def show_end(output: Console, view: RunView, clock: Clock = time.time) -> None:
@@ -172,5 +174,6 @@ def show_end(output: Console, view: RunView, clock: Clock = time.time) -> None:
     show(output, summary(view, clock()))
 
 
-def _unicode(output: Console) -> bool:
+def is_unicode(output: Console) -> bool:
+    """Whether more than ASCII can be shown there."""
     return output.encoding.lower().replace("-", "").startswith("utf")

@@ -53,6 +53,13 @@ class CostForm(StrEnum):
     FOCUS = "focus"
 
 
+class TraceForm(StrEnum):
+    """How a trace is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
 class DryRun(StrEnum):
     """Who looks at what is not done: this program alone, or the API server too."""
 

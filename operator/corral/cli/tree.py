@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from corral.api.types import Usage
 from corral.api.workflow import (
     Attention,
     ItemCounts,
@@ -56,7 +57,7 @@ _MESSAGE_LINES = 4
 _LONGEST_NAME = 28
 _PHASE = 9
 _NEXT, _LAST, _BAR = ("├─ ", "└─ ", "│  ")
-_ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "…": "."})
+ASCII = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "…": ".", "█": "#", "▏": "|"})
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def tree(view: RunView, width: int, now: float, *, unicode: bool = True) -> list
     for line in lines:
         line.rstrip()
         line.truncate(width, overflow="ellipsis" if unicode else "crop")
-    return lines if unicode else [Text(line.plain.translate(_ASCII)) for line in lines]
+    return lines if unicode else [Text(line.plain.translate(ASCII)) for line in lines]
 
 
 def headline(view: RunView, now: float) -> Text:
@@ -119,23 +120,22 @@ def phase_text(view: RunView) -> str:
 
 def summary(view: RunView, now: float) -> list[Text]:
     """What the run came to."""
-    usage = view.status.usage
     rows = [("Phase", phase_text(view)), ("Duration", duration(view.seconds(now)))]
-    if usage and usage.requests:
-        requests = "request" if usage.requests == 1 else "requests"
-        rows += [
-            ("Cost", cost(usage)),
-            (
-                "Tokens",
-                f"{usage.input_tokens:,} in, {usage.output_tokens:,} out, "
-                f"{usage.requests:,} {requests}",
-            ),
-        ]
+    rows += usage_rows(view.status.usage)
     lines = [Text(f"{label:<9} {value}") for label, value in rows if value]
     if view.status.output is not None:
         lines.append(Text("Output"))
         lines += [Text(f"  {line}") for line in output_text(view.status.output).splitlines()]
     return lines
+
+
+def usage_rows(usage: Usage | None) -> list[tuple[str, str]]:
+    """(what, how much) was used; nothing where no model was called."""
+    if usage is None or not usage.requests:
+        return []
+    requests = "request" if usage.requests == 1 else "requests"
+    tokens = f"{usage.input_tokens:,} in, {usage.output_tokens:,} out"
+    return [("Cost", cost(usage)), ("Tokens", f"{tokens}, {usage.requests:,} {requests}")]
 
 
 def output_text(value: object) -> str:

@@ -1,5 +1,6 @@
 """Commands that show what is there and what happens."""
 
+import re
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from corral.cli.options import (
     Plain,
     TextOrJson,
     Timeout,
+    TraceForm,
     WorkflowName,
     limit_of,
 )
@@ -140,3 +142,62 @@ def logs(
             raise CliError(f"{option} needs --step", Exit.USAGE)
     cluster, where = connect(kubeconfig, context, namespace)
     raise typer.Exit(run(cluster, where, workflow, Filter(step, item, attempt), follow, output))
+
+
+def trace(
+    workflow: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="WORKFLOW", help="The Workflow's name.", autocompletion=complete.workflows
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            metavar="URL|FILE",
+            envvar="CORRAL_TRACE_STORE",
+            help="Jaeger's or Tempo's address, a file of OTLP JSON, or - for stdin; "
+            "empty: status alone.",
+        ),
+    ] = None,
+    trace_id: Annotated[
+        str | None,
+        typer.Option(
+            "--trace-id", metavar="ID", help="All of this trace of the store, not a Workflow's."
+        ),
+    ] = None,
+    output: Annotated[
+        TraceForm, typer.Option("-o", "--output", help="json is OTLP JSON.")
+    ] = TraceForm.TABLE,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Show what a run did and when, as a waterfall of spans.
+
+    Status alone knows the run, its steps and its last attempts. A store of traces that the operator
+    exports to also has every call of a model or a tool with its cost, and what other services
+    added. Headers for it: CORRAL_TRACE_STORE_HEADERS, as in OTEL_EXPORTER_OTLP_HEADERS. Exit code
+    0: shown, 1: there is no such run or trace, or the store can't be had.
+
+    \b
+    Examples:
+      corral trace report
+      corral trace report --store http://jaeger:16686
+      corral trace --store http://tempo:3200 --trace-id 4bf92f3577b34da6a3ce929d0e0e4736
+      corral trace report --store spans.jsonl
+      corral trace report -o json > report.json
+    """
+    from corral.cli.connect import connect
+    from corral.cli.trace import Wanted
+    from corral.cli.trace import trace as run
+
+    if workflow is not None and trace_id is not None:
+        raise CliError("a WORKFLOW has its own trace: leave out --trace-id", Exit.USAGE)
+    if trace_id is not None:
+        trace_id = trace_id.lower()
+        if not re.fullmatch(r"[0-9a-f]{32}", trace_id):
+            raise CliError(f"--trace-id: {trace_id!r} is not 32 hexadecimal digits", Exit.USAGE)
+    wanted = Wanted(store or None, trace_id, output)
+    raise typer.Exit(run(lambda: connect(kubeconfig, context, namespace), workflow, wanted))
