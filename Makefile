@@ -135,6 +135,10 @@ observe: $(READY) ## Prometheus, Alertmanager, a trace store beside the cluster 
 	@$(MAKE) --no-print-directory cluster
 	@$(BIN)/python -m cluster observe --name $(NAME)
 
+.PHONY: load
+load: $(READY) ## A team of agents at work on that cluster, for its dashboards (LOAD_ARGS=--minutes 10)
+	@KUBECONFIG=$(KUBECONFIG_FILE) $(BIN)/python -m tests.cluster.load $(LOAD_ARGS)
+
 .PHONY: run
 run: $(READY) ## Run the operator from the source tree against the cluster, as its own account
 	@$(BIN)/python -m cluster run --name $(NAME)

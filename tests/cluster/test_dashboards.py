@@ -3,7 +3,6 @@
 `make dashboards-test`: a Prometheus that scrapes every second stands beside the cluster there.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -16,22 +15,11 @@ from grafana.panels import VARIABLES
 from grafana.prometheus_api import Prometheus
 from grafana.queries import OR_ELSE
 from tests.cluster.conftest import fresh_namespace
-from tests.cluster.harness import Json, simulated
-from tests.cluster.lab import (
-    Lab,
-    agent,
-    each,
-    from_template,
-    served_model,
-    step,
-    template,
-    tool_server,
-    workflow,
-)
+from tests.cluster.lab import Lab
+from tests.cluster.load import Load
 
 PATIENCE = 180.0
 """Seconds until a query has failed to return data."""
-PRICE = '{inputPerMillionUSD: "100", outputPerMillionUSD: "300"}'
 FAULTS = {
     "Alerts",
     "Alerts that fire",
@@ -44,83 +32,6 @@ FAULTS = {
 """Panels that show zeros while there is no fault."""
 MORE = {"Known cost", "Unpriced calls", "Steps that fail", "Succeeded", "Failed"}
 """Numbers of which a zero would be wrong."""
-MODELS = simulated("steady", "latency: 400ms", PRICE) + simulated(
-    "flaky", "latency: 200ms\nfailurePercent: 25", PRICE
-)
-
-
-class Load:
-    """A team at work: a little of everything that the dashboards show."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab, self.count = lab, itertools.count()
-
-    def build(self) -> None:
-        """Makes Models, Agents, their pools, a template and the servers."""
-        self.lab.cluster.apply(MODELS)
-        silent = served_model("silent", {"timeout": "1s"})
-        narrow = served_model("narrow", {"limits": {"maxInFlight": 1}})
-        report = template(
-            "report",
-            step("plan", agent="writer"),
-            step("parts", "plan", agent="searcher", input="$(item)", **each("north", "south")),
-            step("write", "parts", agent="writer"),
-        )
-        self.lab.make(silent, narrow, report)
-        limited = {
-            "budget": {"period": "Daily", "maxCostUSD": "20.00"},
-            "limits": {"maxCostUSD": "0.10"},
-        }
-        scaling = {
-            "minReplicas": 0,
-            "maxReplicas": 3,
-            "targetStepsPerReplica": 2,
-            "scaleDownStabilization": "1s",
-        }
-        self.lab.build(
-            # What a call cost that no answer ended, nobody knows.
-            {"latency": "150ms", "rules": [{"match": "^unknown", "fault": "Hang"}]},
-            *agent(),
-            *agent("writer", model="steady", more=limited),
-            *agent("searcher", model="flaky"),
-            *agent("silent", model="silent"),
-            *agent("narrow", model="narrow"),
-            *agent("scaled", model="steady", autoscaling=scaling, concurrency=2),
-            *tool_server(),
-        )
-
-    def wave(self) -> None:
-        """Makes some runs of each kind."""
-        number = next(self.count)
-        search: Json = {
-            "name": "search",
-            "tool": {
-                "mcp": {"url": "http://tool-server/mcp"},
-                "name": "search",
-                "arguments": {"query": "$(item)"},
-            },
-            **each("a", "b"),
-        }
-        large: Json = {"name": "size", "transform": "$(arguments.text)"}
-        budget = {"maxCostUSD": "1.00"}
-        wide = each(*(str(item) for item in range(8)))
-        patient: Json = {"retryStrategy": {"limit": 5, "backoff": {"duration": "200ms"}}}
-        if number % 4 == 0:
-            # Meanwhile its pool goes down to nothing.
-            every = step("all", agent="scaled", input="$(item)", **wide)
-            self.lab.make(workflow(f"wide-{number}", every))
-        self.lab.make(
-            from_template(f"report-{number}", "report", budget=budget),
-            workflow(
-                f"narrow-{number}", step("all", agent="narrow", input="$(item)", **each(*"abcd"))
-            ),
-            workflow(f"fragile-{number}", step("one", agent="searcher")),
-            workflow(f"patient-{number}", step("one", agent="searcher", **patient)),
-            workflow(f"tools-{number}", search, step("sum", "search")),
-            workflow(f"silent-{number}", step("one", agent="silent", input="unknown")),
-            # More than the journal keeps: it has to be stored.
-            workflow(f"large-{number}", large, arguments={"text": f"{number} " * 3000}),
-        )
 
 
 @pytest.fixture(scope="module")
