@@ -1,8 +1,11 @@
 """What dashboards are made of: a board, its rows, and three kinds of panels."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import quote
 
 from grafana_foundation_sdk.builders import bargauge, common, prometheus, stat, timeseries
 from grafana_foundation_sdk.builders import dashboard as sdk
@@ -13,6 +16,8 @@ from grafana.queries import named, quantile
 from prometheus.rules import RUNBOOKS
 
 SOURCE = look.DataSourceRef(type_val="prometheus", uid="${datasource}")
+TRACES = "traces"
+"""The variable that names the data source with traces."""
 TAG = "corral"
 """By which the dashboards link to each other."""
 VARIABLES = {
@@ -52,6 +57,8 @@ class Board:
     description: str
     variables: Sequence[str]
     rows: Sequence[Row]
+    traces: str = ""
+    """What a link asks the trace store for, in TraceQL; empty: there is none."""
 
     def build(self) -> models.Dashboard:
         """The dashboard as Grafana has it."""
@@ -78,6 +85,9 @@ class Board:
             )
             .link(_runbook("Runbooks", ""))
         )
+        if self.traces:
+            board.with_variable(sdk.DatasourceVariable(TRACES).label("Traces").type("tempo"))
+            board.link(_traces(self.traces))
         for name in self.variables:
             board.with_variable(_variable(name))
         for row in self.rows:
@@ -252,6 +262,30 @@ def _variable(name: str) -> sdk.QueryVariable:
         # Steps that no Agent works on have the empty name.
         .all_value(".*")
         .current(models.VariableOption(selected=True, text="All", value="$__all"))
+    )
+
+
+def _traces(query: str) -> sdk.DashboardLink:
+    """Leads to Explore, to the traces of the time that is shown."""
+    asked = {"refId": "A", "queryType": "traceql", "tableType": "traces", "query": query}
+    panes = {
+        "corral": {
+            "datasource": f"${{{TRACES}}}",
+            "queries": [asked],
+            "range": {"from": "${__from}", "to": "${__to}"},
+        }
+    }
+    coded = quote(json.dumps(panes, separators=(",", ":")), safe="")
+    # What Grafana fills in has to be seen by it.
+    for variable in re.findall(r"\$\{[^}]+\}", json.dumps(panes)):
+        coded = coded.replace(quote(variable, safe=""), variable)
+    return (
+        sdk.DashboardLink("Traces")
+        .type(models.DashboardLinkType.LINK)
+        .icon("external link")
+        .placement("")
+        .url(f"/explore?schemaVersion=1&panes={coded}")
+        .target_blank(True)
     )
 
 

@@ -124,11 +124,26 @@ BOARD = Board(
                     limit=0.0001,
                     most=1,
                 ),
+            ],
+        ),
+        Row(
+            "The ledger",
+            "CorralLedgerBehind",
+            [
+                graph(
+                    "The ledger takes rows",
+                    "1 while the leader can write; 0: its database is away. Nothing waits for it, "
+                    "and `corral cost` lacks what has ended since.",
+                    Query("max(corral_ledger_up)", "up"),
+                    most=1,
+                    width=8,
+                ),
                 graph(
                     "Rows written to the ledger",
                     "In a second. None while steps end: no ledger, or its database is away.",
                     Query(rate("corral_ledger_rows_total"), "rows"),
                     unit="ops",
+                    width=8,
                 ),
                 graph(
                     "What the ledger lacks",
@@ -136,6 +151,7 @@ BOARD = Board(
                     "know yet; and rows that the database refused, which it never will.",
                     Query("sum(corral_ledger_held_attempts)", "attempts that wait"),
                     Query(rise("corral_ledger_refused_rows_total"), "rows refused"),
+                    width=8,
                 ),
             ],
         ),

@@ -11,7 +11,8 @@ BOARD = Board(
     "Operator internals",
     "Does the operator lead, keep up, and get on with the API server?",
     [],
-    [
+    traces='{resource.service.name="corral-operator"}',
+    rows=[
         Row(
             "Leadership",
             "CorralNobodyLeads",
@@ -169,6 +170,36 @@ BOARD = Board(
                     *quantiles("corral_artifact_store_duration_seconds", "", "operation"),
                     unit="s",
                     width=24,
+                ),
+            ],
+        ),
+        Row(
+            "Traces",
+            "CorralLedgerBehind",
+            [
+                graph(
+                    "Spans exported",
+                    "In a second. None while runs end: no collector is named, it is away, or their "
+                    "callers sampled them out.",
+                    Query(rate("corral_spans_exported_total"), "exported"),
+                    unit="ops",
+                    width=8,
+                ),
+                graph(
+                    "Spans that wait",
+                    "In the ledger's database. They rise while the collector does not answer; "
+                    "nothing else waits for it.",
+                    Query("sum(corral_spans_waiting)", "waiting"),
+                    width=8,
+                ),
+                graph(
+                    "Spans that are lost",
+                    "In a minute. Refused: the collector says no, the log says why. Dropped: it "
+                    "was away for too long.",
+                    Query(f"60 * {rate('corral_spans_failed_total')}", "refused"),
+                    Query(f"60 * {rate('corral_spans_dropped_total')}", "dropped"),
+                    unit="opm",
+                    width=8,
                 ),
             ],
         ),

@@ -11,7 +11,8 @@ BOARD = Board(
     "Workflow execution",
     "Do runs get on, how long do they take, and what do they wait for?",
     ["namespace"],
-    [
+    traces='{name=~"invoke_workflow.*" && span.k8s.namespace.name=~"${namespace:pipe}"}',
+    rows=[
         Row(
             "Runs",
             "CorralWorkflowStuck",

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
+from corral.tracing.genai import RETRY_REASON
+from corral.tracing.otlp_json import read
 from tests.cluster.conftest import fresh_namespace
 from tests.cluster.harness import REPO, Cluster, Json, phases, reason, rows
 from tests.cluster.terminal import corral
@@ -48,6 +50,8 @@ class Sample:
     items: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     row: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     requests: int | None = None
+    unpriced: int | None = None
+    """How many of them have no known price."""
     degraded: str = ""
     """The reason of the condition Degraded; empty: there is none."""
 
@@ -134,6 +138,21 @@ SAMPLE = {
         row={"judge": {"extract": {"mean": 7.75, "worst": 6}}},
         requests=8,
     ),
+    "tracing": Sample(
+        "find=Succeeded draft=Succeeded",
+        "Storage for a week without wind",
+        row={"draft": {"attempts": 2}},
+        requests=7,
+    ),
+    "cost-tracking": Sample(
+        "sum_up=Succeeded file=Succeeded",
+        "0.012",
+        submit=("--from=template/cost-tracking",),
+        items={"sum_up": {"total": 3, "succeeded": 3}},
+        row={"sum_up": {"costUSD": "0.012"}},
+        requests=4,
+        unpriced=1,
+    ),
 }
 
 
@@ -197,6 +216,8 @@ def check(sample: Sample, workflow: Json) -> None:
         assert fields.items() <= found[name].items(), shown
     if sample.requests is not None:
         assert status["usage"]["requests"] == sample.requests, shown
+    if sample.unpriced is not None:
+        assert status["usage"]["unpricedRequests"] == sample.unpriced, shown
     assert (reason(workflow, "Degraded") or "") == sample.degraded, shown
 
 
@@ -207,6 +228,20 @@ def test_a_sample_ends_as_it_says(name: str, started: dict[str, Started]) -> Non
     if sample.decision is not None:
         decide(at, sample.decision)
     check(sample, at.cluster.finished(at.run, 120))
+
+
+def test_a_run_is_part_of_its_callers_trace(started: dict[str, Started]) -> None:
+    at = started["tracing"]
+    workflow = at.cluster.finished(at.run, 120)
+    told = workflow["metadata"]["annotations"]["corral.dev/traceparent"]
+    done = corral(at.cluster, "trace", at.run, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    spans = {span.name: span for span in read(json.loads(done.stdout))}
+    root = spans["invoke_workflow tracing"]
+    assert f"00-{root.trace_id}-{root.parent_id}-01" == told
+    assert spans["step find"].parent_id == spans["step draft"].parent_id == root.span_id
+    last = spans["invoke_agent columnist"]
+    assert [link.attributes for link in last.links] == [{RETRY_REASON: "InvalidOutput"}]
 
 
 LOCAL: dict[str, tuple[str, ...]] = dict.fromkeys(SAMPLE, ()) | {
@@ -245,7 +280,7 @@ def local_files(name: str, tools: str) -> str:
     if name == "research-team":  # locally its Model is another
         files = [folder / file for file in ("agents.yaml", "workflow.yaml", "local/model.yaml")]
     text = "\n---\n".join(file.read_text() for file in files)
-    text = re.sub(r"http://(runbooks|archive):8080/", tools, text)
+    text = re.sub(r"http://(runbooks|archive|catalogue):8080/", tools, text)
     objects = [obj for obj in yaml.safe_load_all(text) if obj]
     head = {"apiVersion": "corral.dev/v1alpha1", "kind": "Workflow", "metadata": {"name": name}}
     for obj in objects:

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from html import unescape
 from typing import Any
+from urllib.parse import unquote
 
 import promql_parser
 import pytest
 import yaml
 
+from corral.tracing import genai
+from corral.tracing.span import OPERATOR
 from grafana.__main__ import ROOT, files
 from grafana.asked import FILES, Asked, asked
 from grafana.panels import VARIABLES
@@ -146,7 +149,8 @@ def test_panels_fill_their_rows_and_do_not_overlap(board: Json) -> None:
 def test_variables_are_those_that_queries_use(board: Json) -> None:
     variables = {one["name"]: one for one in board["templating"]["list"]}
     used = set(re.findall(r"\$(namespace|agent|pool)\b", json.dumps(panels(board))))
-    assert set(variables) == {"datasource"} | used
+    leads = {"traces"} if any("${traces}" in link.get("url", "") for link in board["links"]) else set()
+    assert set(variables) == {"datasource"} | used | leads
     for name in used:
         assert variables[name]["query"]["query"] == VARIABLES[name]
         assert variables[name]["allValue"] == ".*"
@@ -157,6 +161,24 @@ def test_variables_ask_for_labels_that_there_are() -> None:
         [(metric, label)] = re.findall(r"^label_values\((\w+).*, (\w+)\)$", query)
         assert label == name
         assert label in known(metric)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("workflows", {genai.INVOKE_WORKFLOW, f"span.{genai.NAMESPACE}", "${namespace:pipe}"}),
+        ("operator", {f"resource.{genai.SERVICE_NAME}", str(OPERATOR[genai.SERVICE_NAME])}),
+    ],
+)
+def test_a_link_leads_to_traces_by_names_that_spans_have(name: str, words: set[str]) -> None:
+    [link] = [link for link in BOARDS[name]["links"] if link["title"] == "Traces"]
+    # Grafana fills in what it sees before the address is decoded.
+    assert set(re.findall(r"\$\{[^}]+\}", link["url"])) >= {"${traces}", "${__from}", "${__to}"}
+    address, _, panes = link["url"].partition("&panes=")
+    assert address == "/explore?schemaVersion=1"
+    [pane] = json.loads(unquote(panes)).values()
+    [query] = pane["queries"]
+    assert all(word in query["query"] for word in words), query
 
 
 def test_no_panel_repeats_another() -> None:
