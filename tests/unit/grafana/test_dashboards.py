@@ -149,7 +149,9 @@ def test_panels_fill_their_rows_and_do_not_overlap(board: Json) -> None:
 def test_variables_are_those_that_queries_use(board: Json) -> None:
     variables = {one["name"]: one for one in board["templating"]["list"]}
     used = set(re.findall(r"\$(namespace|agent|pool)\b", json.dumps(panels(board))))
-    leads = {"traces"} if any("${traces}" in link.get("url", "") for link in board["links"]) else set()
+    leads = (
+        {"traces"} if any("${traces}" in link.get("url", "") for link in board["links"]) else set()
+    )
     assert set(variables) == {"datasource"} | used | leads
     for name in used:
         assert variables[name]["query"]["query"] == VARIABLES[name]
