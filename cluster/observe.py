@@ -85,6 +85,8 @@ def observe(home: Home, pace: float = 1.0) -> Addresses:
     found, at, folder = programs(), addresses(home), home.path / "observe"
     _write(home, folder, at, pace)
     run([found.promtool, "check", "config", folder / "prometheus.yaml"])
+    # First, as it restarts the operator: no alert is to see that.
+    _trace(home, at)
     both = (at.prometheus, at.alertmanager)
     if all(answers(f"{one}/-/ready") for one in both):
         if not all(answers(f"{one}/-/reload", "POST") for one in both):
@@ -93,7 +95,6 @@ def observe(home: Home, pace: float = 1.0) -> Addresses:
         with step("starting Prometheus and Alertmanager"):
             _start(home, folder, found, at)
     say(f"Prometheus: {at.prometheus} (/targets, /alerts)   Alertmanager: {at.alertmanager}")
-    _trace(home, at)
     say(f"Traces: export CORRAL_TRACE_STORE={at.traces}   then: corral trace WORKFLOW")
     return at
 
