@@ -143,6 +143,9 @@ class _Calls:
     ) -> None:
         self._own, self._attempt_id, self._report = own, about.attempt_id, report
         self._taken = {own.span_id}
+        self._common: dict[str, Value] = {}
+        if about.correlation_id:
+            self._common[genai.CORRELATION_ID] = cleaned(about.correlation_id)
         self._resource: dict[str, Value] = {
             genai.SERVICE_NAME: "corral-worker",
             genai.SERVICE_INSTANCE: report.pod_uid,
@@ -213,7 +216,7 @@ class _Calls:
             self._own.started_at,
             self._own.ended_at,
             SpanKind.CLIENT,
-            _of_model(usage, None) | untold | rest.attributes(),
+            self._common | _of_model(usage, None) | untold | rest.attributes(),
             resource=self._resource,
         )
 
@@ -242,7 +245,7 @@ class _Calls:
             started,
             started + lasted,
             kind,
-            attributes,
+            self._common | attributes,
             error,
             resource=self._resource,
         )

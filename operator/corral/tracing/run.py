@@ -145,6 +145,7 @@ class _Reading:
             return None
         attributes: dict[str, Value] = {
             genai.RUN_ID: self._run_id,
+            genai.CORRELATION_ID: cleaned(correlation_id(self._workflow)),
             genai.STEP: row["name"],
             genai.PHASE: row["phase"],
         }
