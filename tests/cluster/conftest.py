@@ -42,6 +42,7 @@ APART = frozenset(
         "test_faults",
         "test_ledger",
         "test_restore",
+        "test_tracing",
     }
 )
 """Modules that end operators and API servers again and again: on a cluster of their own."""

@@ -273,7 +273,7 @@ class Following:
             list(entries_of(result, origin, agent, now)),
             partial(ack, booked=True),
             partial(ack, booked=False),
-            self.traces.of_attempt(result, origin, agent, worker, about),
+            self.traces.of_attempt(result, origin, agent, worker, about, now),
         )
 
 

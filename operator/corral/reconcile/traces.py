@@ -53,16 +53,20 @@ class Traces:
         agent: str | None,
         worker: Worker | None,
         about: Attempt | None,
+        now: float,
     ) -> list[Parcel]:
         """The spans of an attempt that is settled, its calls' apart.
 
         Of an attempt that was given up the one may be known before the others.
+
+        Args:
+            now: when its end was known.
         """
         about = about or self._stray(result, origin, agent)
         if about is None:
             return []
-        world = self._world
-        own, calls = settled(about, result, worker, world.price(origin.namespace), world.kube.now())
+        price = self._world.price(origin.namespace)
+        own, calls = settled(about, result, worker, price, now)
         parcels = [Parcel(result.attempt_id, (own,))]
         if calls:
             parcels.append(Parcel(result.attempt_id + _CALLS, tuple(calls)))

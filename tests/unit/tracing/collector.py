@@ -1,12 +1,15 @@
 """A collector: it takes OTLP over HTTP, and remembers the spans."""
 
+import ctypes
 import gzip
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -15,6 +18,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Told
+
+_CLONE_NEWNET = 0x40000000
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,13 @@ class Received:
 
 
 class Collector:
-    """A server on a free port of this machine."""
+    """A server on a free port of this machine.
 
-    def __init__(self) -> None:
+    Args:
+        network: the network namespace to listen in, as a file of /proc; None for this one.
+    """
+
+    def __init__(self, network: Path | None = None) -> None:
         self.spans: list[Received] = []
         self.headers: list[dict[str, str]] = []
         self.answers: list[int] = []
@@ -66,7 +76,15 @@ class Collector:
 
             def log_message(self, *_: object) -> None: ...
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        def listen() -> ThreadingHTTPServer:
+            if network is not None:
+                with network.open() as namespace:
+                    assert _LIBC.setns(namespace.fileno(), _CLONE_NEWNET) == 0
+            return ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+        # A thread of its own: it does not come back from the other network, its socket stays there.
+        with ThreadPoolExecutor(1) as thread:
+            self._server = thread.submit(listen).result()
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -106,9 +124,9 @@ class Collector:
 
 
 @contextmanager
-def collector() -> Iterator[Collector]:
+def collector(network: Path | None = None) -> Iterator[Collector]:
     """One that is closed afterwards."""
-    made = Collector()
+    made = Collector(network)
     try:
         yield made
     finally:
