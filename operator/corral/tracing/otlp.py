@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-from opentelemetry.sdk.resources import SERVICE_VERSION, Resource
+from opentelemetry.sdk.resources import SERVICE_VERSION, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision
@@ -183,5 +183,9 @@ def _nanoseconds(moment: float) -> int:
 
 @lru_cache(maxsize=1024)
 def _resource(attributes: tuple[tuple[str, Value], ...]) -> Resource:
-    """What OTEL_RESOURCE_ATTRIBUTES says, and whose spans these are."""
-    return Resource.create({SERVICE_VERSION: _VERSION}).merge(Resource(dict(attributes)))
+    """What OTEL_RESOURCE_ATTRIBUTES says, and whose spans these are.
+
+    Not which process exports them: what is exported once more is what it was before.
+    """
+    told = OTELResourceDetector().detect()
+    return told.merge(Resource({SERVICE_VERSION: _VERSION, **dict(attributes)}))
