@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 
@@ -146,8 +147,7 @@ async def test_spans_wait_while_the_collector_is_away_and_that_is_said_once(
 
 
 async def test_what_is_refused_is_left_out_and_the_others_are_sent() -> None:
-    bad = Parcel("bad", (*parcel("x").spans,))
-    bad = Parcel("bad", tuple(_named(one, "bad") for one in bad.spans))
+    bad = Parcel("bad", tuple(replace(one, name="bad") for one in parcel("x").spans))
     shelf = Shelf(parcel("a"), parcel("b"), bad, parcel("c"))
     collector = Collector()
     collector.refused = {"bad"}
@@ -229,7 +229,3 @@ async def test_spans_without_a_row_of_the_ledger_are_written_and_told_too() -> N
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _named(span: Span, name: str) -> Span:
-    return Span(span.trace_id, span.span_id, None, name, 0, 1)
