@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -63,6 +64,8 @@ class Measured:
     workers: float
     server: float
     losses: list[Figure]
+    load: float = 0.0
+    """The machine's load average of one minute, before."""
     spans: int = 0
     missing: int = 0
     """Spans of the chains that did not come."""
@@ -96,17 +99,22 @@ async def observability(site: Site, part: Part) -> None:
                     env["OTEL_EXPORTER_OTLP_ENDPOINT"] = address
                 await _replace(site, deployment, env, f"{number} {setting.name}")
                 found[setting.name].append(await _measure(site, namespace, setting, store))
+    _tell(part, found)
+
+
+def _tell(part: Part, found: Mapping[str, list[Measured]]) -> None:
     nothing, ledger, _, everything = found.values()
     for name, of in found.items():
+        used = {
+            "operator's": [one.operator for one in of],
+            "workers'": [one.workers for one in of],
+            "API server's": [one.server for one in of],
+        }
         part.figures += [
             Figure(f"{name}: steps", statistics.median(one.rate for one in of), "/s"),
             *(
-                Figure(f"{name}: {whose} CPU", statistics.median(used), "ms/step")
-                for whose, used in (
-                    ("operator's", [one.operator for one in of]),
-                    ("workers'", [one.workers for one in of]),
-                    ("API server's", [one.server for one in of]),
-                )
+                Figure(f"{name}: {whose} CPU", statistics.median(cpu), "ms/step")
+                for whose, cpu in used.items()
             ),
         ]
         if of is not nothing:
@@ -114,32 +122,24 @@ async def observability(site: Site, part: Part) -> None:
                 Figure(f"{name}: slower than nothing", _slower(of, nothing), "%"),
                 Figure(f"{name}: more CPU than nothing", _more_cpu(of, nothing), "%"),
             ]
-    part.figures += [
-        Figure(
-            "metrics, traces: slower than the ledger alone",
-            _slower(everything, ledger),
-            "%",
-            most=TARGET,
-        ),
-        Figure(
-            "metrics, traces: more CPU than the ledger alone", _more_cpu(everything, ledger), "%"
-        ),
-        Figure(
-            "spans that did not come", sum(one.missing for one in everything), most=0, must=True
-        ),
-        Figure("spans that came again", sum(one.again for one in everything), most=0, must=True),
-    ]
-    for same in zip(*(one.losses for of in found.values() for one in of), strict=True):
-        part.figures.append(replace(same[0], value=sum(one.value for one in same)))
-    part.details |= {
-        name: {
+        part.details[name] = {
             "stepsPerSecond": [round(one.rate, 1) for one in of],
+            "loadAverage": [round(one.load, 2) for one in of],
             "cpuMillisecondsPerStep": [round(one.cpu, 2) for one in of],
             "operatorCPUMillisecondsPerStep": [round(one.operator, 2) for one in of],
             "spans": sum(one.spans for one in of),
         }
-        for name, of in found.items()
-    }
+    slower, more = _slower(everything, ledger), _more_cpu(everything, ledger)
+    missing = sum(one.missing for one in everything)
+    again = sum(one.again for one in everything)
+    part.figures += [
+        Figure("metrics, traces: slower than the ledger alone", slower, "%", most=TARGET),
+        Figure("metrics, traces: more CPU than the ledger alone", more, "%"),
+        Figure("spans that did not come", missing, most=0, must=True),
+        Figure("spans that came again", again, most=0, must=True),
+    ]
+    for same in zip(*(one.losses for of in found.values() for one in of), strict=True):
+        part.figures.append(replace(same[0], value=sum(one.value for one in same)))
 
 
 def _slower(of: list[Measured], than: list[Measured]) -> float:
@@ -165,6 +165,7 @@ async def _measure(site: Site, namespace: str, setting: Setting, store: Json) ->
             [objects.chain(f"warm-up-{n}", sizes.chain_steps, TEAM) for n in range(WARM_UP)]
         )
     await asyncio.sleep(SETTLE_SECONDS)
+    load = os.getloadavg()[0]
     async with (
         following(site, namespace) as runs,
         _scraping(site, namespace) if setting.scraped else nullcontext(),
@@ -191,7 +192,8 @@ async def _measure(site: Site, namespace: str, setting: Setting, store: Json) ->
     operator, workers, server = (
         1000 * (now - then) / steps for now, then in zip(after, before, strict=True)
     )
-    return Measured(steps / seconds, operator, workers, server, lost, spans, missing, again)
+    rate = steps / seconds
+    return Measured(rate, operator, workers, server, lost, load, spans, missing, again)
 
 
 async def _used(site: Site, namespace: str) -> tuple[float, float, float]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.load.parts.observability import Measured, _more_cpu, _slower
+from tests.load.parts.observability import SETTINGS, Measured, _tell
 from tests.load.readings import server_reading
 from tests.load.report import Figure, Part, report, table, write
 
@@ -103,10 +103,18 @@ def test_the_report_has_each_figure_with_its_target_and_the_command_that_makes_i
 
 
 def test_settings_are_compared_within_a_round_and_a_round_that_went_wrong_decides_nothing() -> None:
-    def measured(*rates: float) -> list[Measured]:
-        return [Measured(rate, 100 / rate, 100 / rate, 0, []) for rate in rates]
+    def measured(*rates: float, missing: int = 0) -> list[Measured]:
+        lost = Figure("lost", 1, most=0, must=True)
+        return [Measured(r, 100 / r, 100 / r, 0, [lost], missing=missing) for r in rates]
 
-    with_more, with_less = measured(90, 45, 1), measured(100, 50, 100)
-    assert _slower(with_more, with_less) == pytest.approx(10)
-    assert _more_cpu(with_more, with_less) == pytest.approx(100 / 9)
-    assert _slower(measured(110, 100), measured(100, 100)) == pytest.approx(-5)
+    part = Part("observability")
+    found = [measured(100, 100, 100), measured(100, 50, 100), measured(100, 50, 100)]
+    traced = measured(80, 40, 1, missing=2)
+    _tell(part, dict(zip((one.name for one in SETTINGS), [*found, traced], strict=True)))
+    told = {one.name: (round(one.value, 3), one.met) for one in part.figures}
+    assert told["ledger: slower than nothing"] == (0, None)
+    assert told["metrics, traces: slower than the ledger alone"] == (20, False)
+    assert told["metrics, traces: more CPU than the ledger alone"] == (25, None)
+    assert told["spans that did not come"] == (6, False)
+    assert told["spans that came again"] == (0, True)
+    assert told["lost"] == (12, False)
