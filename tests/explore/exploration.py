@@ -71,7 +71,7 @@ class _Exploration:
         self._journal = Journal(scenario.failures)
         self._kubelet = Kubelet(self._server, self._journal)
         self._gate = Gate(plan, self._kubelet.kill)
-        self._books: Books = {}
+        self._books = Books()
         self._operator = self._new("operator-1")
 
     def _new(self, identity: str) -> Operator:
@@ -99,7 +99,7 @@ class _Exploration:
                 self._kubelet,
                 self._journal,
                 self._operator.controller,
-                self._books.values(),
+                self._books,
             )
         finally:
             alive.cancel()

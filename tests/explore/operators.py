@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import httpx
@@ -21,8 +21,9 @@ from corral.kube.client import LEASES, ApiError, Json, Kind, Kube
 from corral.ledger.writer import Ledger
 from corral.plan.names import WORKER_SELECTOR
 from corral.reconcile.controller import WATCHED, Controller
+from corral.tracing.tracer import Tracer
 from tests.explore.api_server import ApiServer, selected
-from tests.explore.books import Books, Rows
+from tests.explore.books import Books, Outbox, Rows
 from tests.explore.clock import OWNER
 from tests.explore.gate import Gate
 from tests.explore.plans import Call, Watching
@@ -148,9 +149,11 @@ class Operator:
         network = _Network(self, self._kubelet, self._gate)
         connecting = partial(httpx.AsyncClient, transport=network)
         with patch("corral.dispatch.client.HttpxAiohttpClient", connecting):
-            ledger = Ledger(Rows(self, self._gate, self._books))
+            rows = Rows(self, self._gate, self._books)
+            ledger = Ledger(rows, outbox=cast("Any", Outbox(rows)))
+            tracer = Tracer(lambda *_: True)
             self.controller = Controller(
-                kube, store, NAMESPACE, self._identity, IMAGE, ledger=ledger
+                kube, store, NAMESPACE, self._identity, IMAGE, ledger=ledger, tracer=tracer
             )
         self._watch()
         await _prime_and_run(self.controller)

@@ -2,18 +2,23 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from corral.api.trace import span_id
 from corral.api.workflow import WorkflowStatus
 from corral.kube.client import Json
 from corral.ledger.rows import Entry
 from corral.plan.names import LABEL_POOL, LABEL_REVISION
 from corral.plan.state import from_journal
+from corral.plan.times import parse
 from corral.reconcile.controller import Controller
+from corral.tracing import genai
+from corral.tracing.parcel import Parcel
 from tests.explore.api_server import ApiServer
+from tests.explore.books import Books
 from tests.explore.plans import Plan
 from tests.explore.scenarios import PRICES
 from tests.explore.workers import Execution, Journal, Kubelet
@@ -48,6 +53,10 @@ class End:
     """Workers that were killed."""
     entries: list[Entry] = field(default_factory=list)
     """What the ledger has."""
+    parcels: dict[str, Parcel] = field(default_factory=dict)
+    """Spans, by what told of them."""
+    began: dict[str, list[str]] = field(default_factory=dict)
+    """The steps that began, by run id."""
     left: list[str] = field(default_factory=list)
     """What should not be there any more."""
 
@@ -57,11 +66,14 @@ def end_of(
     kubelet: Kubelet,
     journal: Journal,
     controller: Controller,
-    entries: Iterable[Entry],
+    books: Books,
 ) -> End:
     """Looks at everything."""
     end = End(
-        executions=list(journal.executions), killed=set(kubelet.killed), entries=list(entries)
+        executions=list(journal.executions),
+        killed=set(kubelet.killed),
+        entries=[*books.entries.values()],
+        parcels=dict(books.parcels),
     )
     pods: Counter[str] = Counter()
     for key, obj in server.objects.items():
@@ -73,7 +85,12 @@ def end_of(
             end.objects["/".join((key[0], key[2]))] = _comparable(obj)
         if key[0] == "workflows":
             uid = obj["metadata"]["uid"]
-            end.usage[uid] = (obj.get("status") or {}).get("usage") or {}
+            status = obj.get("status") or {}
+            end.usage[uid] = status.get("usage") or {}
+            if status.get("finishedAt") and status.get("startedAt"):
+                since = parse(status["startedAt"])  # not those that were taken over
+                rows = [row for row in status["steps"] if row.get("startedAt")]
+                end.began[uid] = [r["name"] for r in rows if parse(r["startedAt"]) >= since]
             for owner in obj["metadata"].get("ownerReferences") or []:
                 end.parents[uid] = owner["uid"]
     end.objects["pods"] = dict(pods)
@@ -130,6 +147,7 @@ def differences(end: End, expected: End, plan: Plan) -> Iterator[str]:
     yield from _wrong_books(end)
     yield from _wrong_ledger(end, plan)
     yield from _wrong_sums(end)
+    yield from _wrong_spans(end)
 
 
 def _different_objects(end: End, expected: End, plan: Plan) -> Iterator[str]:
@@ -221,6 +239,33 @@ def _wrong_ledger(end: End, plan: Plan) -> Iterator[str]:
                 f"ledger: run {run_id} says {said[1]} requests for {said[0]} USD; the ledger has "
                 f"{requests} for {cost}"
             )
+
+
+def _wrong_spans(end: End) -> Iterator[str]:
+    """Spans that are missing, there twice, or without a parent; and money that is not the rows'."""
+    spans = [span for parcel in end.parcels.values() for span in parcel.spans]
+    times = Counter(span.span_id for span in spans)
+    yield from (
+        f"spans: {s.name} {s.span_id} is there twice" for s in spans if times[s.span_id] > 1
+    )
+    runs = {key.split(".")[0] for key in end.parcels}
+    for run_id in end.began.keys() & runs:
+        for wanted in [(run_id,), *((run_id, step) for step in end.began[run_id])]:
+            if span_id(*wanted) not in times:
+                yield f"spans: there is none of {'.'.join(wanted)}"
+    for attempt in {one.attempt_id for one in end.executions if one.worker not in end.killed}:
+        if span_id(attempt) not in times:
+            yield f"spans: there is none of attempt {attempt}"
+    for run_id in end.began:
+        own = [p.spans for key, p in end.parcels.items() if key.split(".")[0] == run_id]
+        for span in (one for some in own for one in some):
+            if span.parent_id is not None and span.parent_id not in times:
+                yield f"spans: {span.name} of {run_id} has no parent"
+        costs = [one.attributes.get(genai.COST) for some in own for one in some]
+        told = sum((Decimal(repr(cost)) for cost in costs if cost is not None), Decimal(0))
+        rows = [entry.cost_usd or Decimal(0) for entry in end.entries if entry.run_id == run_id]
+        if told != sum(rows, Decimal(0)):
+            yield f"spans: those of {run_id} come to {told} USD, its rows to {sum(rows)}"
 
 
 def _cost(executions: list[Execution]) -> Decimal:

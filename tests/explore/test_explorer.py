@@ -17,6 +17,7 @@ from corral.ledger.writer import Ledger
 from corral.reconcile.controller import Controller
 from corral.reconcile.following import Following, worker_of
 from corral.reconcile.recount import Recount
+from corral.reconcile.traces import Traces
 from corral.worker.attempts import AttemptTable
 from tests.explore import campaign
 from tests.explore.api_server import ApiServer
@@ -112,6 +113,17 @@ def _books_after_it_acknowledges(book: Callable[..., None]) -> Callable[..., Non
     return hasty
 
 
+def _drops_spans(book: Callable[..., None]) -> Callable[..., None]:
+    def forgetful(self: Ledger, *args: Any, **_: Any) -> None:
+        book(self, *args[:4])
+
+    return forgetful
+
+
+async def _never(*_: Any) -> None:
+    await asyncio.Event().wait()
+
+
 SEND = ("POST", "message:send", 0)
 RECORD = ("PUT", WORKFLOW, 2)
 """The write that records the first step's result."""
@@ -151,6 +163,22 @@ MUTATIONS: list[tuple[Any, str, Callable[..., Any], Any, list[tuple[int, Fault]]
         "ledger: ",
     ),
     (Recount, "_count", lambda _: _nothing, RECORD, [(0, Fault.KILL_AFTER)], "books: agent"),
+    (
+        Traces,
+        "take_up",
+        lambda _: _never,
+        ("PUT", WORKFLOW, -1),
+        [(0, Fault.KILL_AFTER)],
+        "spans: there is none",
+    ),
+    (
+        Ledger,
+        "book",
+        _drops_spans,
+        RECORD,
+        [(0, Fault.KILL_AFTER)],
+        "spans: there is none of attempt",
+    ),
 ]
 
 
