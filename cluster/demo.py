@@ -56,6 +56,7 @@ def show(home: Home) -> int:
         f"\nLook around:      export KUBECONFIG=$PWD/{shown or home.kubeconfig} "
         f"PATH=$PWD/.cluster/bin:$PWD/.venv/bin:$PATH\n"
         f"                  corral logs --namespace {NAMESPACE} research-team\n"
+        f"                  corral trace --namespace {NAMESPACE} research-team\n"
         f"A run waits:      corral approve --namespace {NAMESPACE} data-cleanup\n"
         f"A real model:     put a key into the Secret and take out one field: "
         f"{(_SAMPLE / 'model.yaml').relative_to(REPO)}\n"

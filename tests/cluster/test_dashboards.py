@@ -1,22 +1,31 @@
-"""Every query of every dashboard's panels returns data, from a real Prometheus.
+"""What stands beside a cluster sees it: every query of every panel returns data, traces are kept.
 
-`make dashboards-test`: a Prometheus that scrapes every second stands beside the cluster there.
+`make dashboards-test`: a Prometheus that scrapes every second stands there, and a trace store.
 """
 
+import json
 import math
 import time
+import urllib.request
+import uuid
 from collections.abc import Iterator
+from decimal import Decimal
 
 import pytest
 
 from cluster import observe
+from corral.cli.trace_store import load as kept
+from corral.cli.trace_view import Trace
+from corral.tracing.otlp_json import read, written
+from corral.tracing.span import Span
 from grafana.asked import Asked, asked
 from grafana.panels import VARIABLES
 from grafana.prometheus_api import Prometheus
 from grafana.queries import OR_ELSE
 from tests.cluster.conftest import fresh_namespace
-from tests.cluster.lab import Lab
+from tests.cluster.lab import Lab, from_template
 from tests.cluster.load import Load
+from tests.cluster.terminal import corral
 
 PATIENCE = 180.0
 """Seconds until a query has failed to return data."""
@@ -79,3 +88,39 @@ def test_variables_offer_what_there_is(load: Load, prometheus: Prometheus) -> No
         # Pools have the names of their Agents here.
         team = {"worker", "writer", "searcher", "silent", "narrow", "scaled"}
         assert found >= ({namespace} if name == "namespace" else team), name
+
+
+def test_the_trace_store_has_all_of_a_run_with_what_it_cost(
+    load: Load, at: observe.Addresses
+) -> None:
+    cluster = load.lab.cluster
+    load.lab.make(from_template("traced", "report"))
+    status = cluster.finished("traced", 120)["status"]
+    until = time.time() + PATIENCE
+    while True:
+        done = corral(cluster, "trace", "traced", "--store", at.traces, "-o", "json")
+        # It notes what the store does not have yet.
+        if done.returncode == 0 and not done.stderr:
+            break
+        assert time.time() < until, done.stderr
+        time.sleep(1)
+    found = Trace.of(read(json.loads(done.stdout)))
+    assert [line.span.name for line in found.lines if line.parent is None] == [
+        "invoke_workflow traced"
+    ]
+    assert found.used.cost == Decimal(status["usage"]["costUSD"])
+    assert found.used.requests == status["usage"]["requests"]
+
+
+def test_the_trace_store_shows_a_span_once_that_was_sent_twice(at: observe.Addresses) -> None:
+    trace_id, now = uuid.uuid4().hex, float(int(time.time()))
+    span = Span(trace_id, "1" * 16, None, "twice", now, now + 1, resource={"service.name": "x"})
+    for _ in range(2):
+        request = urllib.request.Request(
+            f"{at.otlp}/v1/traces",
+            json.dumps(written([span])).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            assert answer.status == 200
+    assert kept(at.traces, trace_id) == [span]

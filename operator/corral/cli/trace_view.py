@@ -11,9 +11,12 @@ invoke_workflow report              ██████████████�
         retry of attempt 1: RateLimited
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
+from typing import TypeGuard
 
 from rich.text import Text
 
@@ -100,7 +103,7 @@ class Trace:
                 line.parent.used.add(line.used)
         return cls(lines)
 
-    @property
+    @cached_property
     def spans(self) -> list[Span]:
         return [line.span for line in self.lines]
 
@@ -113,11 +116,11 @@ class Trace:
                 total.add(line.used)
         return total
 
-    @property
+    @cached_property
     def began(self) -> float:
         return min(span.started_at for span in self.spans)
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         return max(span.ended_at for span in self.spans) - self.began
 
@@ -133,7 +136,7 @@ def used_by(span: Span) -> Consumption:
         input_tokens=_count(span, genai.INPUT_TOKENS),
         output_tokens=_count(span, genai.OUTPUT_TOKENS),
         # The shortest text of a double is the decimal that it was made of.
-        cost=Decimal(repr(float(cost))) if isinstance(cost, int | float) else None,
+        cost=Decimal(repr(float(cost))) if _is_number(cost) else None,
         unpriced_requests=_count(span, genai.UNPRICED),
         simulated_requests=requests if told.get(genai.SIMULATED) is True else 0,
     )
@@ -141,7 +144,11 @@ def used_by(span: Span) -> Consumption:
 
 def _count(span: Span, attribute: str, default: int = 0) -> int:
     value = span.attributes.get(attribute, default)
-    return int(value) if isinstance(value, int | float) else default
+    return int(value) if _is_number(value) else default
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def waterfall(
@@ -158,7 +165,7 @@ def waterfall(
     """
     if costs is None:
         costs = {line.span.span_id: cost_text(line.used) for line in trace.lines}
-    names = [line.lead + _name(line) for line in trace.lines]
+    names = [line.lead + _plain(_name(line)) for line in trace.lines]
     room = max(len("COST"), *(len(text) for text in costs.values())) if costs else len("COST")
     free = width - room - _DURATION - 6
     widest = min(max(map(len, names)), max(24, free - _NARROWEST_BAR))
@@ -180,7 +187,7 @@ def waterfall(
         lines.append(shown)
         for text, kind in _said(line, places):
             more = Text(line.below + ("│ " if line.branches else "  "))
-            more.append(" ".join(text.split()), kind)
+            more.append(_plain(text), kind)
             lines.append(more)
     for each in lines:
         each.rstrip()
@@ -254,6 +261,11 @@ def _retry(span: Span) -> Link | None:
 
 def _style(span: Span) -> str:
     return _STYLES.get(str(span.attributes.get(genai.OPERATION, "")), "dim")
+
+
+def _plain(text: str) -> str:
+    """On one line, and without what a terminal would obey: anybody may add spans to a trace."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def _fit(name: str, width: int) -> str:

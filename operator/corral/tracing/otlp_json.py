@@ -120,7 +120,8 @@ def _span(message: otlp.Span, resource: Resource) -> Span:
         message.parent_span_id.hex() or None,
         message.name,
         message.start_time_unix_nano / _NANOS,
-        message.end_time_unix_nano / _NANOS,
+        # A span that has not ended has no end.
+        max(message.start_time_unix_nano, message.end_time_unix_nano) / _NANOS,
         _NAMES.get(message.kind, SpanKind.INTERNAL),
         _values(message.attributes),
         (message.status.message or "failed") if failed else None,

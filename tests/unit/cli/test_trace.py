@@ -1,6 +1,7 @@
 """``corral trace``: a run as a waterfall, from its status and from what stores answer."""
 
 import json
+import math
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -276,6 +277,25 @@ def test_another_services_spans_of_models_are_no_cost_of_ours() -> None:
     told: dict[str, Value] = {genai.OPERATION: genai.CHAT, genai.COST: 5.0, genai.INPUT_TOKENS: 9}
     other = Span(TRACE, "1" * 16, None, "chat x", T0, T0 + 1, attributes=told)
     assert used_by(other).requests == 0
+
+
+def test_what_others_say_stays_on_its_line_and_commands_no_terminal() -> None:
+    odd = Span(TRACE, "1" * 16, None, "a\nb\x1b[2J", T0, T0, error="no\r\x07luck", links=())
+    lines = [line.plain for line in waterfall(Trace.of([odd]), 100)]
+    assert len(lines) == 3
+    assert lines[1].startswith("a b [2J  ")
+    assert lines[2].strip() == "no luck"
+
+
+def test_numbers_that_are_none_count_as_nothing() -> None:
+    odd = chat(
+        attempt("plan"),
+        1,
+        0,
+        **{genai.COST: math.nan, genai.INPUT_TOKENS: math.inf, genai.SIMULATED: "x"},
+    )
+    used = used_by(odd)
+    assert (used.requests, used.cost, used.input_tokens, used.simulated_requests) == (1, None, 0, 0)
 
 
 def test_a_link_to_any_span_is_told_by_its_name() -> None:

@@ -85,6 +85,11 @@ def test_what_this_version_does_not_know_is_left_out() -> None:
     assert (span.kind, span.error, span.parent_id) == (SpanKind.INTERNAL, None, None)
 
 
+def test_a_span_without_an_end_takes_no_time() -> None:
+    [span] = read(one(endTimeUnixNano="0"))
+    assert span.ended_at == span.started_at
+
+
 def test_an_attribute_that_is_called_like_an_id_is_none() -> None:
     told = [{"key": "spanId", "value": {"stringValue": "not hexadecimal"}}]
     [span] = read(one(attributes=told))
