@@ -18,7 +18,7 @@ HEADERS = "CORRAL_TRACE_STORE_HEADERS"
 """The variable with headers for a store, in the form of OTEL_EXPORTER_OTLP_HEADERS."""
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 _PATHS = ("api/v3/traces/", "api/v2/traces/", "api/traces/")
-"""Jaeger's, Tempo's, and that of Tempo before 2.7."""
+"""Jaeger's third, and Tempo's second and first."""
 _SHOWN = 8
 
 
