@@ -3,7 +3,6 @@
 import ctypes
 import gzip
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -111,12 +110,6 @@ class Collector:
         """The spans of a trace, as often as they came."""
         with self._lock:
             return [span for span in self.spans if span.trace_id == trace_id]
-
-    def twice(self) -> Counter[str]:
-        """Ids that came more than once."""
-        with self._lock:
-            counts = Counter(span.span_id for span in self.spans)
-        return Counter({one: count for one, count in counts.items() if count > 1})
 
     def close(self) -> None:
         self._server.shutdown()
