@@ -1,18 +1,23 @@
 """The ledger's database, each test on SQLite and on a real PostgreSQL."""
 
 import sqlite3
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from corral.ledger.errors import LedgerError, RowsRefusedError
 from corral.ledger.query import Filter
-from corral.ledger.store import Store
-from corral.ledger.table import METADATA, VERSION_TABLE
+from corral.ledger.shelf import Shelf
+from corral.ledger.store import _MIGRATIONS, Store
+from corral.ledger.table import LEDGER, METADATA, VERSION_TABLE
+from corral.tracing.parcel import Parcel
 from tests.unit.ledger.entries import NOW, entries, entry
 from tests.unit.ledger.postgres import Postgres
 
@@ -134,6 +139,21 @@ async def test_migrating_again_keeps_the_rows(store: Store, url: str) -> None:
     await again.migrate()
     assert await again.entries(ALL, 10) == [entry()]
     await again.close()
+
+
+async def test_a_database_of_the_first_version_keeps_its_rows_and_takes_spans(url: str) -> None:
+    store = Store(url)
+    with store._engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(LEDGER.insert(), asdict(entry()))
+    await store.migrate()
+    await store.write([], [Parcel("a", ())])
+    assert await store.entries(ALL, 10) == [entry()]
+    assert await Shelf(store).known(["a"]) == {"a"}
+    await store.close()
 
 
 async def test_the_table_of_a_newer_version_is_used_as_it_is(store: Store) -> None:
