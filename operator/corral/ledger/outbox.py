@@ -150,6 +150,8 @@ class Outbox:
                 times += 1
             except LedgerError as error:
                 log.info("spans that wait can't be looked after: %s", error)
+            except Exception:
+                log.exception("spans that wait can't be looked after")
             await asyncio.sleep(TEND_PERIOD)
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:

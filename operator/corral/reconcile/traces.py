@@ -7,7 +7,8 @@ they were told.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from corral.api.trace import SpanRef, span_id
@@ -41,10 +42,10 @@ class Traces:
 
     def attempts(self, obj: Json, run: Run, attempts: Iterable[str]) -> dict[str, Attempt]:
         """What a run knows of attempts, before it is planned anew; none if it is not traced."""
-        root = self._world.tracer.root(obj)
-        if root is None or not root.sampled:
-            return {}
-        return {one: attempt_of(obj, run, root, one) for one in attempts}
+        with _never_in_the_way(obj["metadata"]["uid"]):
+            if (root := self._kept(obj)) is not None:
+                return {one: attempt_of(obj, run, root, one) for one in attempts}
+        return {}
 
     def of_attempt(
         self,
@@ -62,25 +63,23 @@ class Traces:
         Args:
             now: when its end was known.
         """
-        about = about or self._stray(result, origin, agent)
-        if about is None:
-            return []
-        price = self._world.price(origin.namespace)
-        own, calls = settled(about, result, worker, price, now)
-        parcels = [Parcel(result.attempt_id, (own,))]
-        if calls:
-            parcels.append(Parcel(result.attempt_id + _CALLS, tuple(calls)))
-        return parcels
+        identity = result.attempt_id
+        with _never_in_the_way(identity):
+            about = about or self._stray(result, origin, agent)
+            if about is not None:
+                price = self._world.price(origin.namespace)
+                own, calls = settled(about, result, worker, price, now)
+                of_calls = [Parcel(identity + _CALLS, tuple(calls))] if calls else []
+                return [Parcel(identity, (own,)), *of_calls]
+        return []
 
     def _stray(self, result: Result, origin: Origin, agent: str | None) -> Attempt | None:
         """What can still be told of an attempt that no pass was given; None: it is not traced."""
         tracer, identity = self._world.tracer, result.attempt_id
         obj = self._world.workflows.get((origin.namespace, origin.workflow or ""))
         if obj is not None and obj["metadata"]["uid"] == origin.run_id:
-            root = tracer.root(obj)
-            if root is None or not root.sampled:
-                return None
-            return attempt_of(obj, _run_of(obj), root, identity)
+            of_run = self._kept(obj)
+            return None if of_run is None else attempt_of(obj, _run_of(obj), of_run, identity)
         told = SpanRef.parse(result.report.traceparent) if result.report and tracer.on else None
         if told is None or not told.sampled or told.span_id != span_id(identity):
             return None
@@ -93,19 +92,24 @@ class Traces:
         Args:
             run: what its journal says, if that was read already.
         """
-        root = self._world.tracer.root(obj)
-        if root is None or not root.sampled:
-            return
-        self._tell(obj, spans_of(obj, self._world.kube.now(), run))
+        with _never_in_the_way(obj["metadata"]["uid"]):
+            if self._kept(obj) is not None:
+                self._tell(obj, spans_of(obj, self._world.kube.now(), run))
 
     def gone(self, obj: Json) -> None:
         """Tells of a run that will never end, as its Workflow was deleted."""
-        root = self._world.tracer.root(obj) if obj else None
-        if root is None or not root.sampled or obj["status"].get("finishedAt"):
+        if not obj or (obj.get("status") or {}).get("finishedAt"):
             return
-        if found := spans_of(obj, self._world.kube.now()):
-            found[0] = replace(found[0], error="the Workflow was deleted")
-            self._tell(obj, found)
+        with _never_in_the_way(obj["metadata"]["uid"]):
+            found = spans_of(obj, self._world.kube.now()) if self._kept(obj) else []
+            if found:
+                found[0] = replace(found[0], error="the Workflow was deleted")
+                self._tell(obj, found)
+
+    def _kept(self, obj: Json) -> SpanRef | None:
+        """The span of a run that is traced and sampled; None for any other."""
+        root = self._world.tracer.root(obj)
+        return root if root is not None and root.sampled else None
 
     def _tell(self, obj: Json, spans: Iterable[Span]) -> None:
         of_run, parcels = [], []
@@ -143,6 +147,15 @@ class Traces:
         for run_id in ended.keys() - await self._world.ledger.known(ended):
             self.ended(ended[run_id])
             await asyncio.sleep(0)
+
+
+@contextmanager
+def _never_in_the_way(what: str) -> Iterator[None]:
+    """A run goes on, and money is booked, whatever can't be told of it."""
+    try:
+        yield
+    except Exception:
+        log.exception("spans of %s can't be made", what)
 
 
 def _run_of(obj: Json) -> Run | None:

@@ -197,6 +197,18 @@ def test_what_is_known_of_a_loss_and_what_the_lost_worker_tells_later_do_not_ove
     assert later[1].spans[0].parent_id == first[0].spans[0].span_id
 
 
+def test_what_can_not_be_told_stands_in_nobodys_way(caplog: pytest.LogCaptureFixture) -> None:
+    obj = workflow(ended())
+    desk = Desk(obj)
+    desk.traces._world.price = None  # type: ignore[method-assign, assignment]
+    assert desk.settled(told(f"{RUN_ID}.write.0.1.2")) == []
+    obj["status"]["steps"] = [{}]
+    desk.traces.ended(obj)
+    desk.traces.gone(obj | {"status": {**obj["status"], "finishedAt": None}})
+    assert desk.parcels == {}
+    assert caplog.text.count("can't be made") == 3
+
+
 async def test_a_new_leader_tells_of_runs_that_the_one_before_it_did_not_come_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
