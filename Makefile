@@ -79,7 +79,7 @@ test: check unit ## Everything: checks, unit tests, and the tests on real cluste
 faults: $(READY) ## The faults of docs/design/faults.md at full length, on a real cluster
 	$(MAKE) cluster NAME=$(TEST_NAME)
 	@status=0; KUBECONFIG=$(CURDIR)/.cluster/$(TEST_NAME)/kubeconfig CORRAL_HASTE=1 \
-	$(BIN)/pytest --timeout=1800 tests/cluster/test_fault*.py tests/cluster/test_ledger.py $(PYTEST_ARGS) || status=$$?; \
+	$(BIN)/pytest --timeout=1800 tests/cluster/test_fault*.py tests/cluster/test_ledger.py tests/cluster/test_tracing.py $(PYTEST_ARGS) || status=$$?; \
 	$(MAKE) cluster-down NAME=$(TEST_NAME); exit $$status
 
 # Tests on a cluster of their own, with something added to it: $(call with,NAME,ADDED,MODULE).
