@@ -257,6 +257,7 @@ class Rules:
         ]
 
     def _dependencies(self) -> list[Alert]:
+        ten, hour = self._at(600), self._at(3600)
         return [
             Alert(
                 "CorralCircuitOpen",
@@ -294,9 +295,26 @@ class Rules:
             Alert(
                 "CorralLedgerRefusesRows",
                 "warning",
-                f"sum(increase(corral_ledger_refused_rows_total[{self._at(3600)}])) > 0",
+                f"sum(increase(corral_ledger_refused_rows_total[{hour}])) > 0",
                 "The ledger's database refuses rows",
                 "{{ $value | humanize }} rows of costs are in no ledger; statuses have them.",
+            ),
+            Alert(
+                "CorralTracesBehind",
+                "warning",
+                "max(corral_spans_waiting) > 0 and "
+                f"sum(increase(corral_spans_exported_total[{ten}])) == 0",
+                "No collector takes the spans of runs",
+                "{{ $value | humanize }} spans wait in the ledger's database; runs go on.",
+                600,
+            ),
+            Alert(
+                "CorralSpansLost",
+                "warning",
+                f"sum(increase(corral_spans_dropped_total[{hour}])) + "
+                f"sum(increase(corral_spans_failed_total[{hour}])) > 0",
+                "Spans of runs are lost",
+                "{{ $value | humanize }} spans were refused, or waited for too long.",
             ),
         ]
 

@@ -175,7 +175,7 @@ BOARD = Board(
         ),
         Row(
             "Traces",
-            "CorralLedgerBehind",
+            "CorralTracesBehind",
             [
                 graph(
                     "Spans exported",

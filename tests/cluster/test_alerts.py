@@ -7,6 +7,7 @@ tests/unit/prometheus.
 
 import itertools
 import json
+import signal
 import sqlite3
 import threading
 import time
@@ -300,6 +301,18 @@ def test_a_ledger_that_refuses_rows(lab: Lab, watch: Watch) -> None:
         lab.make(workflow("refused", step("one", agent="good")))
         watch.comes("CorralLedgerRefusesRows")
     assert in_ledger("refused") == 0
+
+
+def test_a_collector_that_hangs(lab: Lab, watch: Watch) -> None:
+    store = processes.of_component("traces")
+    processes.kill(store, signal.SIGSTOP)
+    with watch.fires("CorralTracesBehind"):
+        try:
+            lab.make(workflow("untold", step("one", agent="good")))
+            watch.comes("CorralTracesBehind")
+        finally:
+            processes.kill(store, signal.SIGCONT)
+    assert lab.cluster.finished("untold")["status"]["phase"] == "Succeeded"
 
 
 def test_an_operator_that_is_away_and_a_time_that_it_misses(lab: Lab, watch: Watch) -> None:

@@ -200,6 +200,20 @@ CASES = [
         "10m",
         {"corral_ledger_refused_rows_total": "2x20"},
     ),
+    Case(
+        "CorralTracesBehind",
+        "",
+        {"corral_spans_waiting": "0x2 9x30", "corral_spans_exported_total": "0x2 40x30"},
+        "24m",
+        {"corral_spans_waiting": "9x40", "corral_spans_exported_total": "0+5x40"},
+    ),
+    Case(
+        "CorralSpansLost",
+        "",
+        {"corral_spans_dropped_total": "0x20", "corral_spans_failed_total": "0x5 2x15"},
+        "10m",
+        {"corral_spans_dropped_total": "3x20", "corral_spans_failed_total": "2x20"},
+    ),
     Case("CorralOperatorDown", "", {LEADER % "x": "1x3 stale"}, "7m", {LEADER % "x": "0x10"}),
     Case(
         "CorralNobodyLeads",
