@@ -49,6 +49,7 @@ BREAKS: dict[str, Callable[[Proxy], int]] = {
 @pytest.mark.parametrize("name", BREAKS)
 def test_new_runs_are_seen_again_after_the_watches_were(oracle: Oracle, name: str) -> None:
     oracle.lab.start(small_run(f"during-{name}"))
+    wait_until(lambda: oracle.rig.proxy.watching(WATCHES) >= 7, "all kinds are watched")
     assert BREAKS[name](oracle.rig.proxy) >= 7
     begun = time.monotonic()
     oracle.lab.start(small_run(f"after-{name}"))

@@ -28,6 +28,7 @@ from tests.cluster.lab import (
     step,
     workflow,
 )
+from tests.faults.rig import wait_until
 
 RULES = {
     "latency": "300ms",
@@ -152,9 +153,13 @@ def test_a_second_operator_takes_over_from_one_that_died_or_froze(lab: Lab) -> N
     lab.called_once_each(run, {f"a{n}: go" for n in range(12)} | {"slow: go", "end: go"})
     assert lease()["holderIdentity"] == taken["holderIdentity"], "the thawed one led again"
     name = first["metadata"]["name"]
+
+    def said() -> str:
+        logs = [SYSTEM.kubectl("logs", name, *of, check=False) for of in (("--previous",), ())]
+        return "".join(log.stdout for log in logs)
+
     # It reads so in the Lease, or hears it from a worker, whichever is asked first.
-    logs = [SYSTEM.kubectl("logs", name, *which).stdout for which in (("--previous",), ())]
-    assert "somebody else" in "".join(logs)
+    wait_until(lambda: "somebody else" in said(), "the thawed one says why it ends")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from corral.api.trace import SpanRef, span_id
 from corral.ledger.query import Filter
 from corral.ledger.store import Store
 from corral.plan.state import Step, from_journal
+from corral.tracing import genai
 from tests.cluster import processes
 from tests.cluster.conftest import fresh_namespace
 from tests.cluster.harness import Json, rows
@@ -109,11 +110,15 @@ def test_a_run_is_one_trace_though_operator_and_workers_are_killed(
     assert parent["status"]["traceID"] == child["status"]["traceID"] == CALLER.trace_id
     attempts = _attempts(parent) | _attempts(child)
 
-    def complete() -> bool:
-        known = {one.span_id for one in store.of(CALLER.trace_id)}
-        return known >= {span_id(one) for one in [*attempts, *_run_ids(parent, child)]}
+    usage = parent["status"]["usage"]
 
-    wait_until(complete, "every attempt and both runs are told of")
+    def complete() -> bool:
+        told = {one.span_id: one for one in store.of(CALLER.trace_id)}
+        wanted = {span_id(one) for one in [*attempts, *_run_ids(parent, child)]}
+        return told.keys() >= wanted and _cost(told) == Decimal(usage["costUSD"])
+
+    # Of attempts that operator and worker were killed after, the next one tells half a minute later.
+    wait_until(complete, "every attempt and both runs are told of, and all that they cost")
     found = _one_of_each(store.of(CALLER.trace_id))
 
     of_attempts = {str(one.attributes["corral.attempt.id"]): one for one in found.values()
@@ -123,11 +128,13 @@ def test_a_run_is_one_trace_though_operator_and_workers_are_killed(
     _links_retries(of_attempts, found)
     _tells_of_tools(found)
     spent = _cost(found)
-    usage = parent["status"]["usage"]
-    assert spent == Decimal(usage["costUSD"])
     booked = _booked(rig, *_run_ids(parent, child))
     assert (spent, usage["requests"]) == booked
-    chats = {one.span_id: one for one in found.values() if one.name.startswith("chat ")}
+    chats = {
+        one.span_id
+        for one in found.values()
+        if one.name.startswith("chat ") and genai.UNTOLD_REQUESTS not in one.attributes
+    }
     asked = {one["traceparent"] for one in lab.family_calls("traced")}
     assert {SpanRef.parse(one).trace_id for one in asked} == {CALLER.trace_id}  # type: ignore[union-attr]
     assert {f"00-{CALLER.trace_id}-{one}-01" for one in chats} <= asked

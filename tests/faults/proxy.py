@@ -228,6 +228,10 @@ class Proxy:
                 told += 1
         return told
 
+    def watching(self, pattern: str) -> int:
+        """How many watches are open."""
+        return len(self._watches(pattern))
+
     def cut(self, pattern: str) -> int:
         """Resets open watches; how many."""
         found = self._watches(pattern)
