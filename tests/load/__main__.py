@@ -55,7 +55,7 @@ def _arguments() -> tuple[argparse.Namespace, Sizes]:
         prog="python -m tests.load",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="parts:\n" + "\n".join(f"  {name:10}{_first_line(PARTS[name])}" for name in PARTS),
+        epilog="parts:\n" + "\n".join(f"  {name:14}{_first_line(PARTS[name])}" for name in PARTS),
     )
     parser.add_argument("--only", metavar="PART,…", help="these parts alone")
     parser.add_argument("--quick", action="store_true", help="small sizes: a few minutes in all")
