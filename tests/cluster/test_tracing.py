@@ -117,7 +117,7 @@ def test_a_run_is_one_trace_though_operator_and_workers_are_killed(
         wanted = {span_id(one) for one in [*attempts, *_run_ids(parent, child)]}
         return told.keys() >= wanted and _cost(told) == Decimal(usage["costUSD"])
 
-    # Where operator and worker were killed after an attempt, the next one tells half a minute later.
+    # Of an attempt that both were killed after, the next operator tells half a minute later.
     wait_until(complete, "every attempt and both runs are told of, and all that they cost")
     found = _one_of_each(store.of(CALLER.trace_id))
 
