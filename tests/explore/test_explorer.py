@@ -59,6 +59,7 @@ ONCE_FOUND = [
     ("chain", "PUT", AGENT, -1, Fault.REPLY_LOST, "usage was booked twice"),
     ("chain", "PUT", WORKFLOW, -1, Fault.REPLY_LOST, "the last usage was never booked"),
     ("approval", "POST", APPROVAL, 0, Fault.CONFLICT, "the Workflow was taken for deleted"),
+    ("stop", "PUT", WORKFLOW, 1, Fault.REPLY_LOST, "the run's spans were never told"),
 ]
 
 

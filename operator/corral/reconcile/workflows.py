@@ -331,8 +331,9 @@ class Workflows:
         record.run, record.fresh, record.newest = p.run, True, written
         record.version = written["metadata"]["resourceVersion"]
         self._tell_parents(written)
-        if p.run.finished_for_good and previous.finished_at is None:
+        if p.run.finished_for_good and (previous.finished_at is None or record.unheard):
             self.following.traces.ended(written, p.run)
+            record.unheard = False
         await announce(self._world.kube, previous, written, p)
         return written
 
