@@ -149,6 +149,8 @@ async def test_events_of_an_open_watch_are_changed(
 async def test_open_watches_are_told_silenced_and_cut(behind: tuple[Behind, Proxy, str]) -> None:
     server, proxy, url = behind
     async with watching(url) as told_by:
+        while proxy.watching("watch=") == 0:  # its answer's head came before
+            await asyncio.sleep(0.01)
         assert await asyncio.to_thread(proxy.tell, "watch=", events.error(410)) == 1
         assert json.loads(await told_by.readline())["object"]["code"] == 410
         assert await asyncio.to_thread(proxy.silence, "watch=") == 1
