@@ -23,9 +23,8 @@ from corral.dispatch.client import (
     WorkerClient,
     WorkerUnreachableError,
 )
-from corral.plan.charges import Charge, total
 from corral.plan.observed import ModelCalls, Payload, Result
-from corral.plan.state import Consumption, Worker
+from corral.plan.state import Charge, Consumption, Worker, total
 from corral.telemetry import metrics
 from corral.telemetry.logs import log_context
 

@@ -10,11 +10,10 @@ from typing import Any
 from corral.api.attempt import AttemptReport, InputRequired, ToolDecision, ToolInvocation
 from corral.api.errors import ErrorClass, Reason
 from corral.api.workflow import WorkflowBudget, WorkflowPhase, WorkflowSpec
-from corral.plan.charges import Charge
 from corral.plan.facts import Facts
 from corral.plan.frames import Frames
 from corral.plan.limits import Load
-from corral.plan.state import Consumption, Run, Stored, Worker
+from corral.plan.state import Charge, Consumption, Run, Stored, Worker
 
 
 @dataclass(frozen=True)

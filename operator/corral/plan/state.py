@@ -8,6 +8,8 @@ charges for every field of a status on every write and for a string only once.
 
 import base64
 import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -295,13 +297,22 @@ class Step(_Phased):
         return total
 
 
-class Bill(_State):
+@dataclass(frozen=True)
+class Charge:
     """What an attempt used of one Model, with its price."""
 
     usage: ModelUsage
     used: Consumption
     source: str | None = None
     """Where the price is from; None where there is none."""
+
+
+def total(charges: Iterable[Charge]) -> Consumption:
+    """What an attempt used altogether."""
+    used = Consumption()
+    for charge in charges:
+        used.add(charge.used)
+    return used
 
 
 class Unbooked(_State):
@@ -311,7 +322,7 @@ class Unbooked(_State):
     at: float
     """When its end was known."""
     error: ErrorClass | None = None
-    bills: list[Bill]
+    charges: tuple[Charge, ...]
 
 
 class Run(_State):

@@ -13,13 +13,12 @@ from corral.dispatch.client import CallContext
 from corral.kube.client import Json
 from corral.ledger.rows import Origin, entries_of
 from corral.plan.attempts import Place, payload_at, running_attempts
-from corral.plan.charges import Charge, total
 from corral.plan.expressions import ExpressionError
 from corral.plan.facts import NotYetKnownError
 from corral.plan.keys import WorkflowKey
 from corral.plan.names import LABEL_AGENT, correlation_id
 from corral.plan.observed import Pass, Payload, Result
-from corral.plan.state import Bill, Consumption, Run, Unbooked, Worker
+from corral.plan.state import Consumption, Run, Unbooked, Worker, total
 from corral.reconcile.measures import count_start
 from corral.reconcile.queue import RetryLaterError
 from corral.reconcile.shares import COALESCE
@@ -120,14 +119,13 @@ class Following:
             if ledger.holds(one) or one in record.unbooked
         }
         for result in results:
-            bills = [
-                Bill(usage=charge.usage, used=charge.used, source=charge.source)
-                for charge in result.charges
-            ]
-            if bills:
-                agent = agents.get(result.attempt_id)
-                unbooked = Unbooked(agent=agent, at=now, error=result.error, bills=bills)
-                kept[result.attempt_id] = unbooked
+            if result.charges:
+                kept[result.attempt_id] = Unbooked(
+                    agent=agents.get(result.attempt_id),
+                    at=now,
+                    error=result.error,
+                    charges=result.charges,
+                )
         run.unbooked = dict([*kept.items()][-MAX_UNBOOKED:])
 
     def take_up(self, key: WorkflowKey, record: Record, run: Run) -> None:
@@ -143,9 +141,9 @@ class Following:
     def _book_again(self, key: WorkflowKey, record: Record) -> None:
         """Books it; what is there stays as it is."""
         for attempt_id, unbooked in record.unbooked.items():
-            charges = tuple(Charge(bill.usage, bill.used, bill.source) for bill in unbooked.bills)
+            charges, error = unbooked.charges, unbooked.error
             told = AttemptReport(attempt_id=attempt_id, pod_uid="", agent_revision="")
-            used, error = total(charges), unbooked.error
+            used = total(charges)
             result = Result(attempt_id, "", used, error=error, charges=charges, report=told)
             self._book_late(key, result, unbooked.agent, at=unbooked.at)
         record.unbooked = {}

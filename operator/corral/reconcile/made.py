@@ -6,14 +6,13 @@ who meets 409 has made it before. The API server deletes them with their Workflo
 
 import logging
 from collections.abc import Iterable
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN
 
 from pydantic import ValidationError
 
 from corral.api.approval import ApprovalRequestSpec
 from corral.api.errors import ConditionType, ErrorClass, Reason
 from corral.api.template import TemplateSpec
-from corral.api.types import Usage
 from corral.api.workflow import FINAL_WORKFLOW_PHASES, WorkflowBudget, WorkflowStatus
 from corral.kube.client import APPROVALS, WORKFLOWS, Json, Kind
 from corral.kube.events import post_event
@@ -93,7 +92,7 @@ def _child_view(obj: Json) -> ChildView:
     return ChildView(
         phase=status.phase,
         finished=True,
-        used=consumption(status.usage),
+        used=Consumption.of(status.usage),
         output=output,
         stored=stored,
         reason=_why_failed(status),
@@ -108,20 +107,6 @@ def _why_failed(status: WorkflowStatus) -> str:
         return ErrorClass.BUDGET
     reasons = [row.reason for row in status.steps or [] if row.phase == "Failed"]
     return next((reason for reason in reasons if reason), "")
-
-
-def consumption(usage: Usage | None) -> Consumption:
-    """A status' usage as the planner adds it up."""
-    if usage is None:
-        return Consumption()
-    return Consumption(
-        requests=usage.requests,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cost=None if usage.cost_usd is None else Decimal(usage.cost_usd),
-        unpriced_requests=usage.unpriced_requests,
-        simulated_requests=usage.simulated_requests,
-    )
 
 
 async def make_approval(world: World, workflow: Json, wanted: WantedApproval) -> None:

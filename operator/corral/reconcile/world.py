@@ -25,11 +25,10 @@ from corral.plan.agent import (
     tool_runner,
 )
 from corral.plan.agent_budgets import Budgets
-from corral.plan.charges import Charge
 from corral.plan.keys import WorkflowKey
 from corral.plan.names import TOOL_RUNNER
 from corral.plan.observed import AgentView, ModelView, Rates
-from corral.plan.state import priced
+from corral.plan.state import Charge, priced
 from corral.plan.validate import Problem
 from corral.plan.views import fallback_of, models_of, rates_of, view_of
 from corral.reconcile.contacts import Contacts

@@ -18,9 +18,8 @@ from corral.api.attempt import (
     ToolCallSpan,
 )
 from corral.api.trace import SpanRef, span_id
-from corral.plan.charges import Charge
 from corral.plan.observed import Result
-from corral.plan.state import Worker
+from corral.plan.state import Charge, Worker
 from corral.telemetry.text import cleaned
 from corral.tracing import genai
 from corral.tracing.span import OPERATOR, Link, Span, SpanKind, Value

@@ -17,9 +17,8 @@ from corral.api.errors import ErrorClass
 from corral.dispatch import attempts as module
 from corral.dispatch.attempts import Attempts
 from corral.dispatch.client import CallContext, WorkerClient, WorkerUnreachableError
-from corral.plan.charges import Charge
 from corral.plan.observed import Payload, Result
-from corral.plan.state import Consumption, Worker
+from corral.plan.state import Charge, Consumption, Worker
 from tests.unit.kube.fake_api import served
 from tests.unit.worker.bench import REVISION, SHOWN, UID, Operator, token, working
 

@@ -8,9 +8,8 @@ import pytest
 from corral.api.attempt import ModelUsage
 from corral.api.errors import ErrorClass
 from corral.ledger.rows import MAX_COUNT, Origin, entries_of
-from corral.plan.charges import Charge, total
 from corral.plan.observed import Result
-from corral.plan.state import priced
+from corral.plan.state import Charge, priced, total
 
 RUN = Origin("team", "u1", "report", "template")
 

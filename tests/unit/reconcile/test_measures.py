@@ -12,9 +12,8 @@ from corral.api.attempt import ModelUsage
 from corral.api.workflow import StepPhase, WorkflowPhase, WorkflowStatus
 from corral.kube.client import Json
 from corral.plan.agent_budgets import Budgets
-from corral.plan.charges import Charge
 from corral.plan.observed import Result
-from corral.plan.state import Consumption, Node, Run, Step
+from corral.plan.state import Charge, Consumption, Node, Run, Step
 from corral.reconcile import following
 from corral.reconcile.measures import Measures, count_ends
 from corral.reconcile.store import Store

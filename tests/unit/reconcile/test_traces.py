@@ -14,10 +14,9 @@ from corral.api.trace import SpanRef, span_id
 from corral.handlers import main
 from corral.ledger.errors import LedgerError
 from corral.ledger.rows import Origin
-from corral.plan.charges import Charge, total
 from corral.plan.names import ANNOTATION_TRACEPARENT
 from corral.plan.observed import Result
-from corral.plan.state import priced
+from corral.plan.state import Charge, priced, total
 from corral.reconcile import traces
 from corral.reconcile.store import Store
 from corral.reconcile.traces import Traces

@@ -8,9 +8,8 @@ import pytest
 from corral.api.attempt import AttemptReport, ModelCallSpan, ModelUsage, ToolCallSpan
 from corral.api.errors import ErrorClass
 from corral.api.trace import SpanRef, span_id
-from corral.plan.charges import Charge, total
 from corral.plan.observed import Result
-from corral.plan.state import Worker, priced
+from corral.plan.state import Charge, Worker, priced, total
 from corral.tracing import genai
 from corral.tracing.attempt import Attempt, settled
 from corral.tracing.span import Span, SpanKind
